@@ -1,0 +1,5 @@
+"""Layers that two or more architectures use."""
+
+from allmlp.layers.token_linear import TokenLinear
+
+__all__ = ["TokenLinear"]

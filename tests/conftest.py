@@ -1,0 +1,61 @@
+"""Shared fixtures: the golden numbers, one thread, no network."""
+
+import importlib.util
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# ALLMLP_GOLDENS overrides where the golden numbers lie; beside the project by default.
+GOLDENS = Path(os.environ.get("ALLMLP_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))
+
+
+@dataclass
+class Golden:
+    """One golden case: its manifest, its arrays, and the weights and input that its rule makes."""
+
+    case: str
+    manifest: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    rule: ModuleType
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {key: torch.from_numpy(value) for key, value in self.rule.official_weights(self.manifest).items()}
+
+    def input(self) -> torch.Tensor:
+        return torch.from_numpy(self.rule.official_input(self.manifest))
+
+    def normal(self, seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.from_numpy(self.rule.normal(seed, shape))
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """A function from a case's name to its `Golden`; skips where the numbers are not there."""
+    if not (GOLDENS / "weights.py").is_file():
+        pytest.skip(f"no golden numbers at {GOLDENS}; set ALLMLP_GOLDENS to their folder")
+    spec = importlib.util.spec_from_file_location("golden_weights", GOLDENS / "weights.py")
+    rule = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rule)
+
+    def load(case: str) -> Golden:
+        manifest = json.loads((GOLDENS / f"{case}.json").read_text())
+        with np.load(GOLDENS / f"{case}.npz") as file:
+            arrays = {key: file[key] for key in file.files}
+        return Golden(case, manifest, arrays, rule)
+
+    return load
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)

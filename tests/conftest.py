@@ -1,5 +1,6 @@
 """Shared fixtures: the golden numbers, one thread, no network."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -27,8 +28,13 @@ class Golden:
     arrays: dict[str, np.ndarray]
     rule: ModuleType
 
-    def weights(self) -> dict[str, torch.Tensor]:
+    @functools.cached_property
+    def _weights(self) -> dict[str, torch.Tensor]:
         return {key: torch.from_numpy(value) for key, value in self.rule.official_weights(self.manifest).items()}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The official state dict; a new dictionary each time, the tensors shared."""
+        return dict(self._weights)
 
     def input(self) -> torch.Tensor:
         return torch.from_numpy(self.rule.official_input(self.manifest))

@@ -6,7 +6,3 @@ class InputError(ValueError):
 
     The command line prints it as one plain paragraph and exits with status 2; from Python it is a `ValueError`.
     """
-
-
-class RunInterrupted(Exception):
-    """Training was interrupted after its state was saved; the command line exits with 128 + the signal's number."""

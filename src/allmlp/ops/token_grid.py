@@ -9,7 +9,6 @@ Shapes: n old tokens, m new tokens, both height * width, after `prefix` tokens (
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 Grid = tuple[int, int]
 
@@ -27,8 +26,12 @@ def interpolation_matrix(old: Grid, new: Grid) -> Tensor:
 def _axis_matrix(old: int, new: int) -> Tensor:
     if old == new:
         return torch.eye(old, dtype=torch.float64)
-    units = torch.eye(old, dtype=torch.float64).reshape(1, old, old, 1)
-    return F.interpolate(units, size=(new, 1), mode="bilinear", align_corners=False, antialias=new < old)[0, :, :, 0].T
+    step = old / new
+    reach = max(step, 1.0)  # a shrinking map averages over what it skips
+    centres = (torch.arange(new, dtype=torch.float64) + 0.5) * step
+    cells = torch.arange(old, dtype=torch.float64) + 0.5
+    weights = (1 - (cells[None, :] - centres[:, None]).abs() / reach).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def resample_outputs(weight: Tensor, old: Grid, new: Grid, dim: int = 0, prefix: int = 0) -> Tensor:

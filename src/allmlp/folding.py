@@ -1,0 +1,53 @@
+"""The inference form of a model: everything linear that can merge is merged, outputs stay equal."""
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from allmlp.errors import InputError
+from allmlp.models._base import AllMlpModel
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def fold(model: ModelT) -> ModelT:
+    """The inference form of a model, in evaluation mode; the model itself is left as it is.
+
+    Norm affines, layer scales, batch norms and parallel branches are merged into the linear maps beside them, only
+    where multiply-adds do not rise. Outputs are equal up to rounding. The result can be saved, loaded and exported;
+    it refuses to be trained.
+
+    Args:
+        model: any model of this package, or a module that contains some (a detector, a segmenter).
+
+    Returns:
+        A new model of the same class.
+
+    Raises:
+        InputError: nothing in the module can be folded.
+    """
+    if isinstance(model, AllMlpModel):
+        return _fold_one(model)
+    folded = copy.deepcopy(model).eval()
+    for path, module in list(model.named_modules()):
+        if isinstance(module, AllMlpModel):
+            parent, _, name = path.rpartition(".")
+            setattr(folded.get_submodule(parent), name, _fold_one(module))
+            return folded
+    raise InputError(f"Wanted a model of this package to fold; got {type(model).__name__}.")
+
+
+def _fold_one(model: AllMlpModel) -> AllMlpModel:
+    if model.folded:
+        return copy.deepcopy(model).eval()
+    example = next(model.parameters())
+    with torch.no_grad():
+        state = model.folded_state()
+    folded = type(model)(**{**model.arguments, "folded": True}, device=example.device, dtype=example.dtype)
+    folded.load_state_dict(state)
+    for name in ("pretrained_cfg", "default_cfg", "pretrained_model_args", "_traits", "_model_args"):
+        if hasattr(model, name):
+            setattr(folded, name, copy.deepcopy(getattr(model, name)))
+    return folded.eval().requires_grad_(False)

@@ -1,0 +1,22 @@
+"""Every architecture, one file each. Importing this registers all names with timm as `allmlp_NAME`."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from allmlp.models._loading import LoadReport, load_official
+from allmlp.models._registry import create_model, list_models
+from allmlp.models.mixer import MlpMixer
+
+__all__ = ["LoadReport", "MlpMixer", "create_model", "list_models", "load_official"]
+
+_ARCHITECTURES = (MlpMixer,)
+
+
+def architecture_of(state: Mapping[str, Tensor]) -> str | None:
+    """The name of the architecture whose checkpoint layout a state dict has, or None."""
+    for architecture in _ARCHITECTURES:
+        for layout in architecture.layouts:
+            if layout.detect(state):
+                return f"{architecture.__name__} ({layout.name} layout)"
+    return None

@@ -1,0 +1,181 @@
+"""One call registers every size of an architecture with timm, as `allmlp_NAME`."""
+
+import difflib
+import fnmatch
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from allmlp.errors import InputError
+from allmlp.models._base import AllMlpModel, Size, to_size
+from allmlp.models._loading import match_checkpoint
+
+PREFIX = "allmlp_"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered name: its class, the arguments of its size, and its default image size."""
+
+    name: str
+    model_class: type[nn.Module]
+    arguments: Mapping[str, Any]
+    img_size: Size
+    published: bool = True
+    pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
+
+
+_entries: dict[str, Entry] = {}
+
+
+def register(
+    model_class: type[AllMlpModel],
+    sizes: Mapping[str, Mapping[str, Any]],
+    *,
+    img_size: int = 224,
+    nano_img_size: int = 32,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+    crop_pct: float = 0.875,
+    licence: str = "apache-2.0",
+    url: str = "",
+    out_indices: int | Sequence[int] = 3,
+) -> None:
+    """Register every size of an architecture with timm as `allmlp_NAME`.
+
+    Args:
+        model_class: the architecture.
+        sizes: NAME -> constructor arguments. Names that end in `_nano` take `nano_img_size`; an `img_size` among the
+            arguments overrides both, and `crop_pct` may be given there too.
+        mean, std, interpolation, crop_pct: how the authors prepare images at evaluation.
+        licence, url: of the official code.
+        out_indices: what `features_only` returns by default.
+    """
+    module = sys.modules[model_class.__module__]
+    for name, size in sizes.items():
+        arguments = dict(size)
+        side = to_size(arguments.pop("img_size", nano_img_size if name.endswith("_nano") else img_size))
+        cfg = {
+            "num_classes": 1000,
+            "input_size": (3, *side),
+            "fixed_input_size": model_class.size_bound,
+            "pool_size": None,
+            "crop_pct": arguments.pop("crop_pct", crop_pct),
+            "interpolation": interpolation,
+            "mean": tuple(mean),
+            "std": tuple(std),
+            "first_conv": model_class.first_conv,
+            "classifier": "head",
+            "license": licence,
+            "origin_url": url,
+        }
+        if not model_class.size_bound:
+            arguments.setdefault("img_size", side)
+        _entries[name] = Entry(name, model_class, arguments, side, not name.endswith("_nano"), cfg)
+        entrypoint = _entrypoint(model_class, PREFIX + name, arguments, out_indices)
+        entrypoint.__module__ = module.__name__
+        module.default_cfgs = {  # type: ignore[attr-defined]
+            **getattr(module, "default_cfgs", {}),
+            **generate_default_cfgs({PREFIX + name: cfg}),
+        }
+        setattr(module, entrypoint.__name__, entrypoint)
+        register_model(entrypoint)
+
+
+def _entrypoint(
+    model_class: type[AllMlpModel], name: str, arguments: Mapping[str, Any], out_indices: int | Sequence[int]
+) -> Any:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return build_model_with_cfg(
+            model_class,
+            name,
+            pretrained,
+            pretrained_filter_fn=_for_timm,
+            feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+            **{**arguments, **kwargs},
+        )
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__doc__ = f"{model_class.__name__}({', '.join(f'{k}={v}' for k, v in arguments.items())})."
+    return entrypoint
+
+
+def _for_timm(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    """What timm's `pretrained=True` loads: any layout and size, under our keys; timm adapts stem and classifier."""
+    if not isinstance(model, AllMlpModel):
+        return state
+    return match_checkpoint(model, dict(state)).tensors
+
+
+def register_control(name: str, model_class: type[nn.Module], arguments: Mapping[str, Any], img_size: Size) -> None:
+    """Add a name whose class lives in timm or follows timm's conventions (see controls.py)."""
+    _entries[name] = Entry(name, model_class, arguments, img_size, published=False)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names for `create_model`, in the order of the papers; `pattern` is a shell pattern such as "as_mlp*"."""
+    return [name for name in _entries if fnmatch.fnmatch(name, pattern)]
+
+
+def entry(name: str) -> Entry:
+    """What is registered under a name.
+
+    Raises:
+        InputError: nothing is; the nearest names are offered.
+    """
+    if name not in _entries:
+        near = difflib.get_close_matches(name, _entries, n=3, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`allmlp list` shows them all."
+        raise InputError(f"Wanted the name of a model; got {name!r}. {hint} timm's models are written timm/NAME.")
+    return _entries[name]
+
+
+def create_model(
+    name: str,
+    num_classes: int | None = None,
+    img_size: int | Sequence[int] | None = None,
+    in_chans: int | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """Build a model with new weights.
+
+    Args:
+        name: one of `list_models()`, or `timm/NAME` for any model of timm's.
+        num_classes: classes of the head; 0 gives pooled features. Default: the architecture's 1000.
+        img_size: height and width in pixels, or one number. Default: the published size. Widths never change.
+        in_chans: channels of the images; default 3.
+        overrides: constructor arguments of the class, such as `drop_path_rate=0.1`.
+
+    Raises:
+        InputError: unknown name (the nearest are offered) or argument, or a size that the architecture cannot take.
+    """
+    arguments: dict[str, Any] = {**overrides, "num_classes": num_classes, "in_chans": in_chans}
+    if img_size is not None:
+        arguments["img_size"] = to_size(img_size)
+    if name.startswith("timm/"):
+        return _create_timm(name.removeprefix("timm/"), arguments)
+    registered = PREFIX + entry(name).name
+    try:
+        return timm.create_model(registered, **arguments)
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"{name}: {error}. `allmlp info {name}` shows what its constructor takes.") from error
+
+
+def _create_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise InputError(f"Wanted the name of a timm model; got {name!r}. Nearest: {', '.join(near) or 'none'}.")
+    try:
+        return timm.create_model(name, **arguments)
+    except TypeError as error:
+        if "img_size" not in str(error) or "img_size" not in arguments:
+            raise InputError(f"timm/{name}: {error}.") from error
+        return timm.create_model(name, **{key: value for key, value in arguments.items() if key != "img_size"})

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from allmlp.errors import InputError
-from allmlp.models._base import AllMlpModel
+from allmlp.models._base import AllMlpModule
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -20,7 +20,8 @@ def fold(model: ModelT) -> ModelT:
     it refuses to be trained.
 
     Args:
-        model: any model of this package, or a module that contains some (a detector, a segmenter).
+        model: any model or block of this package, or a module that contains some (a detector, a segmenter); all of
+            them are folded.
 
     Returns:
         A new model of the same class.
@@ -28,18 +29,21 @@ def fold(model: ModelT) -> ModelT:
     Raises:
         InputError: nothing in the module can be folded.
     """
-    if isinstance(model, AllMlpModel):
+    if isinstance(model, AllMlpModule):
         return _fold_one(model)
     folded = copy.deepcopy(model).eval()
-    for path, module in list(model.named_modules()):
-        if isinstance(module, AllMlpModel):
+    done: list[str] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, AllMlpModule) and not path.startswith(tuple(done)):
             parent, _, name = path.rpartition(".")
             setattr(folded.get_submodule(parent), name, _fold_one(module))
-            return folded
+            done.append(path + ".")
+    if done:
+        return folded
     raise InputError(f"Wanted a model of this package to fold; got {type(model).__name__}.")
 
 
-def _fold_one(model: AllMlpModel) -> AllMlpModel:
+def _fold_one(model: AllMlpModule) -> AllMlpModule:
     if model.folded:
         return copy.deepcopy(model).eval()
     example = next(model.parameters())

@@ -25,7 +25,10 @@ def to_size(value: int | Sequence[int]) -> Size:
 
 @torch.fx.wrap
 def check_input_size(x: Tensor, height: int, width: int) -> Tensor:
-    """Return x if it is (b, c, height, width), else raise naming what mends it."""
+    """Return x if it is (b, c, height, width), else raise naming what mends it.
+
+    Wrapped, so that symbolic tracing keeps it as one node; it is called in this module only, as wrapping requires.
+    """
     if x.shape[-2] != height or x.shape[-1] != width:
         raise InputError(
             f"Wanted images of {height} x {width} pixels, which this model's token-mixing weights are for; got "
@@ -59,7 +62,44 @@ def records_arguments(init: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-class AllMlpModel(nn.Module):
+class AllMlpModule(nn.Module):
+    """Base of everything that can be built again from its arguments, loaded from official files, and folded.
+
+    Whole models derive from `AllMlpModel`; blocks that people use alone derive from this. A subclass decorates its
+    `__init__` with `records_arguments` and sets `self.folded`.
+    """
+
+    layouts: ClassVar[tuple[Layout, ...]] = ()  # official checkpoint layouts, tried in order
+    first_conv: ClassVar[str] = "stem"  # the layer that reads the image
+    train_only_key: ClassVar[str] = "norm.weight"  # a key that the training form has and the folded form has not
+
+    arguments: dict[str, Any]
+    folded: bool
+
+    def size_from_state(self, state: State) -> Size | None:
+        """The image size that a state dict (our keys) is for, or None if that leaves no trace in it."""
+        return None
+
+    def adopt_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Take over constructor arguments that a loaded file implies, such as the form of GELU."""
+        if arguments:
+            raise NotImplementedError(f"{type(self).__name__} cannot adopt {dict(arguments)}")
+
+    def folded_state(self) -> dict[str, Tensor]:
+        """The state dict of this module's inference form, `type(self)(**arguments, folded=True)`."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "AllMlpModule":
+        """Switch between training and evaluation; a folded module only evaluates."""
+        if mode and getattr(self, "folded", False):
+            raise InputError(
+                "This model is folded: norms and branches are merged for inference, so it cannot be trained. "
+                "Train the model it was folded from, then fold again."
+            )
+        return super().train(mode)
+
+
+class AllMlpModel(AllMlpModule):
     """Base of all architectures: classifier head, resizing, loading and folding hooks, timm's method set.
 
     A subclass decorates its `__init__` with `records_arguments`, calls `_describe(...)`, sets `norm`, `head_drop` and
@@ -67,12 +107,8 @@ class AllMlpModel(nn.Module):
     `group_matcher`, and, if its weights depend on the image size, `resize_state` and `size_from_state`.
     """
 
-    layouts: ClassVar[tuple[Layout, ...]] = ()  # official checkpoint layouts, tried in order
-    first_conv: ClassVar[str] = "stem"  # the layer that reads the image
     size_bound: ClassVar[bool] = True  # whether the weights depend on the image size
-    train_only_key: ClassVar[str] = "norm.weight"  # a key that the training form has and the folded form has not
 
-    arguments: dict[str, Any]
     head: nn.Module
     head_drop: nn.Module
     feature_info: list[dict[str, Any]]
@@ -139,6 +175,13 @@ class AllMlpModel(nn.Module):
 
     # ---- image size
 
+    def check_input(self, x: Tensor) -> Tensor:
+        """Return x if it has the size that the weights are for, else raise. Any size where none are bound to it."""
+        if not self.size_bound:
+            return x
+        height, width = self.arguments["img_size"]
+        return check_input_size(x, height, width)
+
     def set_input_size(self, img_size: int | Sequence[int], method: str | None = None) -> None:
         """Change the image size in place; weights tied to the token grid follow.
 
@@ -188,30 +231,6 @@ class AllMlpModel(nn.Module):
     def resize_state(self, state: State, old: Size, new: Size, method: str) -> dict[str, Tensor]:
         """A state dict of this architecture for image size `new` from one for `old`; unchanged tensors are kept."""
         raise NotImplementedError
-
-    def size_from_state(self, state: State) -> Size | None:
-        """The image size that a state dict (our keys) is for, or None if that leaves no trace in it."""
-        return None
-
-    # ---- loading and folding
-
-    def adopt_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Take over constructor arguments that a loaded file implies, such as the form of GELU."""
-        if arguments:
-            raise NotImplementedError(f"{type(self).__name__} cannot adopt {dict(arguments)}")
-
-    def folded_state(self) -> dict[str, Tensor]:
-        """The state dict of this model's inference form, `type(self)(**arguments, folded=True)`."""
-        raise NotImplementedError
-
-    def train(self, mode: bool = True) -> "AllMlpModel":
-        """Switch between training and evaluation; a folded model only evaluates."""
-        if mode and getattr(self, "folded", False):
-            raise InputError(
-                "This model is folded: norms and branches are merged for inference, so it cannot be trained. "
-                "Train the model it was folded from, then fold again."
-            )
-        return super().train(mode)
 
     # ---- timm's conventions
 

@@ -7,15 +7,15 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from allmlp.errors import InputError
-from allmlp.models._base import AllMlpModel, check_input_size, take_indices
+from allmlp.models._base import AllMlpModel, take_indices
 
 
 class HierarchicalModel(AllMlpModel):
     """A stem, then stages of blocks with a downsampling layer between them, then a norm.
 
     A subclass sets `stem` (images to a map), `stages` (nn.ModuleList of nn.Sequential), `downsamples` (nn.ModuleList,
-    one fewer; identity where nothing happens) and `norm`, and calls `_describe_stages`. Maps are (b, c, h, w) unless
-    it overrides `to_nchw`.
+    one fewer; identity where nothing happens) and `norm`, and calls `_describe_stages`. Maps are (b, c, h, w)
+    inside unless it overrides `to_nchw`, and always where features come out.
     """
 
     stem_pattern: ClassVar[str] = r"^stem"
@@ -30,13 +30,6 @@ class HierarchicalModel(AllMlpModel):
             for i, (c, r) in enumerate(zip(channels, reductions))
         ]
 
-    def check_input(self, x: Tensor) -> Tensor:
-        """Return x if it has the size that the weights are for, else raise. Any size where none are bound to it."""
-        if not self.size_bound:
-            return x
-        height, width = self.arguments["img_size"]
-        return check_input_size(x, height, width)
-
     def to_nchw(self, x: Tensor) -> Tensor:
         """A map of this architecture as (b, c, h, w)."""
         return x
@@ -49,17 +42,17 @@ class HierarchicalModel(AllMlpModel):
         return stage(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images to the normed map of the last stage."""
+        """Images to the normed map of the last stage, (b, c, h, w)."""
         x = self.stem(self.check_input(x))
         for index in range(len(self.stages)):
             x = self.run_stage(index, x)
             if index < len(self.downsamples):
                 x = self.downsamples[index](x)
-        return self.norm(x)
+        return self.to_nchw(self.norm(x))
 
     def pool(self, x: Tensor) -> Tensor:
         """Mean over the map, or the map itself if `global_pool` is ''."""
-        return self.to_nchw(x).mean(dim=(2, 3)) if self.global_pool == "avg" else x
+        return x.mean(dim=(2, 3)) if self.global_pool == "avg" else x
 
     def forward_intermediates(
         self,
@@ -96,7 +89,7 @@ class HierarchicalModel(AllMlpModel):
                 kept.append(self.to_nchw(self.norm(x) if norm and last else x))
             if index < min(len(self.downsamples), count - 1):
                 x = self.downsamples[index](x)
-        return kept if intermediates_only else (self.norm(x), kept)
+        return kept if intermediates_only else (self.to_nchw(self.norm(x)), kept)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True

@@ -8,7 +8,7 @@ from timm.models import checkpoint, checkpoint_seq
 from torch import Tensor, nn
 
 from allmlp.errors import InputError
-from allmlp.models._base import AllMlpModel, Size, check_input_size, take_indices, to_size
+from allmlp.models._base import AllMlpModel, Size, take_indices, to_size
 
 
 class IsotropicModel(AllMlpModel):
@@ -66,11 +66,6 @@ class IsotropicModel(AllMlpModel):
     def _set_size(self, size: Size) -> None:
         self.grid_size = self.grid_of(size)
         super()._set_size(size)
-
-    def check_input(self, x: Tensor) -> Tensor:
-        """Return x if it has the size that the weights are for, else raise."""
-        height, width = self.arguments["img_size"]
-        return check_input_size(x, height, width)
 
     def embed(self, x: Tensor) -> Tensor:
         """Images (b, in_chans, height, width) to tokens (b, n, c)."""

@@ -65,9 +65,9 @@ def load_official(
     """
     state = unwrap(source) if isinstance(source, Mapping) else read_checkpoint(source)
     conversion = match_checkpoint(model, state)
-    report = LoadReport(conversion.layout, notes=list(conversion.notes))
     current = model.state_dict()
     _fit_stem(model, conversion, current)
+    report = LoadReport(conversion.layout, notes=conversion.notes)
 
     def allowed(key: str) -> bool:
         return any(fnmatch.fnmatch(key, pattern) for pattern in reinit)
@@ -128,6 +128,9 @@ def match_checkpoint(model: Any, state: dict[str, Tensor]) -> Conversion:
             f"the file is for {old[0]} x {old[1]} pixels, the model for {new[0]} x {new[1]}: "
             f"token weights were {method}d"
         )
+    fit_channels = getattr(model, "fit_image_channels", None)
+    if fit_channels is not None:  # a stem that is more than one convolution
+        fit_channels(conversion)
     return conversion
 
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from allmlp.data.augment import AugmentSettings
     from allmlp.data.classification import ClassificationData, open_classification, open_evaluation
-    from allmlp.data.image_file import BadImage, list_images, read_image
+    from allmlp.data.image_file import BadImage, UnreadableImageError, read_image
+    from allmlp.data.listing import list_images
     from allmlp.data.loader import ClassificationDataset, ResumableLoader, make_loader
     from allmlp.data.mixing import MixSettings, make_mixup
     from allmlp.data.randomness import sample_seed, seeded
@@ -44,8 +45,9 @@ _WHERE = {
     "ImageTransform": "transforms",
     "MixSettings": "mixing",
     "ResumableLoader": "loader",
+    "UnreadableImageError": "image_file",
     "build_transform": "transforms",
-    "list_images": "image_file",
+    "list_images": "listing",
     "make_loader": "loader",
     "make_mixup": "mixing",
     "open_classification": "classification",
@@ -67,6 +69,7 @@ __all__ = [
     "ImageTransform",
     "MixSettings",
     "ResumableLoader",
+    "UnreadableImageError",
     "build_transform",
     "list_images",
     "make_loader",

@@ -19,7 +19,7 @@ class ImageSpec:
         channels: 1 grey, 3 RGB, or the number of bands of multi-band files.
         mean, std: Subtracted and divided by after scaling values to [0, 1]; one number a channel. A single number is
             repeated; three numbers for one channel become their average, so that RGB defaults fit grey images.
-        interpolation: One of `INTERPOLATIONS`, used when evaluating, and in training unless the augmentation has its own.
+        interpolation: One of `INTERPOLATIONS`; used when evaluating, and in training unless the augmentation has one.
         crop_pct: The part of the resized image's side that the central crop keeps when evaluating, in (0, 1].
         crop_mode: "center" resizes the short side to size / crop_pct and crops the centre; "squash" resizes both sides
             whatever their ratio, then crops; "border" fits the long side and fills the rest with the mean colour.

@@ -6,11 +6,12 @@ from torch import Tensor
 
 from allmlp.models._loading import LoadReport, load_official
 from allmlp.models._registry import create_model, list_models
+from allmlp.models.as_mlp import AsMlp
 from allmlp.models.mixer import MlpMixer
 
-__all__ = ["LoadReport", "MlpMixer", "create_model", "list_models", "load_official"]
+__all__ = ["AsMlp", "LoadReport", "MlpMixer", "create_model", "list_models", "load_official"]
 
-_ARCHITECTURES = (MlpMixer,)
+_ARCHITECTURES = (MlpMixer, AsMlp)
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> str | None:

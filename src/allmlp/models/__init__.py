@@ -7,11 +7,23 @@ from torch import Tensor
 from allmlp.models._loading import LoadReport, load_official
 from allmlp.models._registry import create_model, list_models
 from allmlp.models.as_mlp import AsMlp
+from allmlp.models.external_attention import ExternalAttention, MultiHeadExternalAttention
 from allmlp.models.mixer import MlpMixer
+from allmlp.models.resmlp import ResMlp
 
-__all__ = ["AsMlp", "LoadReport", "MlpMixer", "create_model", "list_models", "load_official"]
+__all__ = [
+    "AsMlp",
+    "ExternalAttention",
+    "LoadReport",
+    "MlpMixer",
+    "MultiHeadExternalAttention",
+    "ResMlp",
+    "create_model",
+    "list_models",
+    "load_official",
+]
 
-_ARCHITECTURES = (MlpMixer, AsMlp)
+_ARCHITECTURES = (MlpMixer, ResMlp, ExternalAttention, MultiHeadExternalAttention, AsMlp)
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> str | None:

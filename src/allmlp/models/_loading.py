@@ -90,6 +90,7 @@ def load_official(
     if conversion.arguments:
         model.adopt_arguments(conversion.arguments)
     groups = {"copied": report.copied, "transposed": report.transposed, "merged": report.merged}
+    groups["reinitialised"] = report.reinitialised
     for key in tensors:
         if key in current:
             how = conversion.origin[key][1]

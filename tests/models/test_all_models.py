@@ -201,8 +201,9 @@ def test_folds(name):
     with torch.no_grad():
         wanted = model(x)
         assert (folded(x) - wanted).abs().max() < 1e-10 * wanted.std()
+        # Not bitwise: forward may skip work of the last block that the pooled output does not need.
         pooled = folded.forward_head(folded.forward_features(x))
-        assert torch.equal(pooled, folded(x))
+        assert (pooled - folded(x)).abs().max() < 1e-10 * wanted.std()
     assert not model.folded
     assert folded.folded
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

@@ -232,6 +232,13 @@ class AllMlpModel(AllMlpModule):
         """A state dict of this architecture for image size `new` from one for `old`; unchanged tensors are kept."""
         raise NotImplementedError
 
+    def token_maps(self) -> dict[str, Tensor]:
+        """What the units of each token-mixing layer read from the grid, as maps (units, h, w); for figures.
+
+        Empty for architectures without weights that belong to places.
+        """
+        return {}
+
     # ---- timm's conventions
 
     def no_weight_decay(self) -> set[str]:

@@ -136,15 +136,17 @@ def match_checkpoint(model: Any, state: dict[str, Tensor]) -> Conversion:
 
 
 def _convert(model: Any, state: dict[str, Tensor]) -> Conversion:
-    own = model.state_dict().keys()
-    if len(own & state.keys()) > len(state) // 2:
+    shared = model.state_dict().keys() & state.keys()
+    if len(shared) <= len(state) // 2:
+        for layout in model.layouts:
+            if layout.detect(state):
+                return layout.convert(state)
+    # A folded model may share few keys with its own training form, whose mark then tells.
+    if len(shared) > len(state) // 2 or model.train_only_key in state:
         conversion = Conversion(OWN_LAYOUT, folded=model.train_only_key not in state)
         for key, tensor in state.items():
             conversion.put(key, tensor, key)
         return conversion
-    for layout in model.layouts:
-        if layout.detect(state):
-            return layout.convert(state)
     from allmlp.models import architecture_of
 
     other = architecture_of(state)

@@ -157,6 +157,13 @@ class MlpMixer(IsotropicModel):
         """Project every patch, row by row."""
         return self.stem(self.check_input(x)).flatten(2).transpose(1, 2)
 
+    def token_maps(self) -> dict[str, Tensor]:
+        """What each hidden unit of each token MLP reads: (tokens_mlp_dim, h, w) a block."""
+        return {
+            f"block {i + 1}": block.token_mixing.fc1.weight.reshape(-1, *self.grid_size)
+            for i, block in enumerate(self.blocks)
+        }
+
     # ---- image size
 
     def _set_size(self, size: Size) -> None:

@@ -1,0 +1,42 @@
+"""The layer that all convolutional heads are made of.
+
+Shapes: b images or regions, i channels in, o out, h x w the map.
+"""
+
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from allmlp.models._base import AllMlpModule, records_arguments
+from allmlp.reparam.batch_norm import conv_then_batch_norm
+
+
+class ConvBnRelu(AllMlpModule):
+    """A convolution without bias, batch norm, ReLU: what mmcv calls a ConvModule, with its keys `conv` and `bn`.
+
+    Args:
+        in_channels, out_channels: channels.
+        kernel_size: odd; the map keeps its size.
+        folded: build the inference form, where the convolution holds the norm.
+    """
+
+    train_only_key: ClassVar[str] = "bn.weight"
+
+    @records_arguments
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, folded: bool = False) -> None:
+        super().__init__()
+        self.folded = folded
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=folded)
+        self.bn = nn.Identity() if folded else nn.BatchNorm2d(out_channels)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """Convolve, norm, cut at 0."""
+        return self.bn(self.conv(x)).relu()
+
+    def folded_state(self) -> dict[str, Tensor]:
+        """The convolution with the norm's scale and shift in it."""
+        assert isinstance(self.bn, nn.BatchNorm2d)  # noqa: S101 - only the training form is folded
+        weight, bias = conv_then_batch_norm(self.conv.weight, self.conv.bias, self.bn)
+        return {"conv.weight": weight, "conv.bias": bias}

@@ -1,0 +1,44 @@
+"""Learning curves from the rows of metrics.csv."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from allmlp.figures.style import house_style, new_figure
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def column(rows: Rows, name: str) -> tuple[list[float], list[float]]:
+    """(epochs, values) of one column, where it holds a number."""
+    points = [(float(row["epoch"]), float(row[name])) for row in rows if row.get(name) not in (None, "")]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def draw_curves(rows: Rows, score: str, score_label: str) -> Figure:
+    """Loss, score and learning rate against epochs.
+
+    Args:
+        rows: metrics.csv, a mapping a row.
+        score: the column to draw beside the loss, without its `train_` or `val_` prefix, such as "top1".
+        score_label: what it is called.
+    """
+    with house_style():
+        figure = new_figure(9.6, 2.9)
+        loss, quality, rate = figure.subplots(1, 3, width_ratios=(3, 3, 2))
+        for part, label in (("train", "training"), ("val", "held out")):
+            epochs, values = column(rows, f"{part}_loss")
+            if values:
+                loss.plot(epochs, values, label=label, marker="." if len(values) < 3 else "")
+            epochs, values = column(rows, f"{part}_{score}")
+            if values:
+                quality.plot(epochs, values, label=label, marker="." if len(values) < 3 else "")
+        loss.set(title="Loss", xlabel="epoch", yscale="log")
+        loss.legend()
+        quality.set(title=score_label, xlabel="epoch")
+        quality.legend()
+        epochs, values = column(rows, "lr")
+        rate.plot(epochs, values, color="#666666")
+        rate.set(title="Learning rate", xlabel="epoch")
+        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+        return figure

@@ -53,7 +53,7 @@ def register(
         model_class: the architecture.
         sizes: NAME -> constructor arguments. Names that end in `_nano` take `nano_img_size`; an `img_size` among the
             arguments overrides both, and `crop_pct` may be given there too.
-        mean, std, interpolation, crop_pct: how the authors prepare images at evaluation.
+        mean, std, interpolation, crop_pct: how the authors prepare images at evaluation; small images are not cropped.
         licence, url: of the official code.
         out_indices: what `features_only` returns by default.
     """
@@ -66,7 +66,7 @@ def register(
             "input_size": (3, *side),
             "fixed_input_size": model_class.size_bound,
             "pool_size": None,
-            "crop_pct": arguments.pop("crop_pct", crop_pct),
+            "crop_pct": arguments.pop("crop_pct", 1.0 if name.endswith("_nano") else crop_pct),
             "interpolation": interpolation,
             "mean": tuple(mean),
             "std": tuple(std),

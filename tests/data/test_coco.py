@@ -38,7 +38,8 @@ def content():
     runs = {"size": [HEIGHT, WIDTH], "counts": [5 * 40 + 6, 8] + [32, 8] * 9 + [45 * 40 + 26]}
     return {
         "images": [
-            {"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH} for number in (7, 3, 100, 5, 9)
+            {"id": number, "file_name": f"{number}.png", "height": HEIGHT, "width": WIDTH}
+            for number in (7, 3, 100, 5, 9)
         ],
         "annotations": [
             annotation(1, 7, 18, [10, 5, 20, 10]),
@@ -114,7 +115,9 @@ def test_ground_truth_is_the_file(folder):
     assert [image["id"] for image in truth["images"]] == [7, 3, 100, 5, 9]
     assert [c["id"] for c in truth["categories"]] == [18, 44, 90]
     key = lambda a: a["id"]  # noqa: E731
-    for ours, theirs in zip(sorted(truth["annotations"], key=key), sorted(original["annotations"], key=key), strict=True):
+    for ours, theirs in zip(
+        sorted(truth["annotations"], key=key), sorted(original["annotations"], key=key), strict=True
+    ):
         assert ours == theirs
 
 

@@ -113,7 +113,9 @@ def test_cityscapes(tmp_path):
 
 def test_id_map_from_a_file_16_bit_and_1_bit_masks(tmp_path):
     write(tmp_path, values=(0, 1))
-    for index, mask in enumerate((numbers([1000, 7, 2000], dtype=np.uint16), numbers([7, 1000], dtype=np.uint16), numbers([0, 7]))):
+    for index, mask in enumerate(
+        (numbers([1000, 7, 2000], dtype=np.uint16), numbers([7, 1000], dtype=np.uint16), numbers([0, 7]))
+    ):
         save(tmp_path / "masks" / "train" / f"{index}.png", mask)
     (tmp_path / "map.json").write_text(json.dumps({"0": 0, "1": 1, "7": 1, "1000": 2, "2000": 255}))
     data = open_segmentation(tmp_path, id_map=tmp_path / "map.json")
@@ -153,7 +155,8 @@ def test_named_folders_and_classes(tmp_path):
     assert open_segmentation(**folders, classes=["p", "q", "r"]).classes == ("p", "q", "r")
     with pytest.raises(InputError, match="go together"):
         open_segmentation(train_images=tmp_path / "x" / "train", classes=NAMES)
-    for content, message in (('{"0": "a", "2": "b"}', "without gaps"), ("[]", "names no class"), ("[1]", "list of names"),
+    for content, message in (
+        ('{"0": "a", "2": "b"}', "without gaps"), ("[]", "names no class"), ("[1]", "list of names"),
                              ('["a", "a"]', "'a' twice"), ("{", "Cannot read the list")):  # fmt: skip
         (tmp_path / "names.json").write_text(content)
         with pytest.raises(InputError, match=message):
@@ -182,7 +185,7 @@ def test_faults_are_skipped_and_listed(tmp_path):
     assert found["3.png"].detail == "mask 14 x 9, image 14 x 10"
     assert "colour picture" in found["4.png"].detail
     assert len(found) == len(data.report.problems) == 5
-    with pytest.raises(InputError, match="data.on_bad=skip"):
+    with pytest.raises(InputError, match=r"data\.on_bad=skip"):
         open_segmentation(tmp_path, on_bad="stop")
     for index in (5, 6):
         (tmp_path / "masks" / "train" / f"{index}.png").unlink()

@@ -1,8 +1,8 @@
 """Objects with boxes and masks: COCO files, a folder that holds them, or the embedded digit scenes.
 
-    data = open_detection("digit_scenes")  # or a folder with annotations/*train*.json and *val*.json, or a JSON file
-    train = data.train.with_transform(build_detection_transform(spec, augment, training=True), seed=0)
-    image, target = train[(epoch, index)]
+data = open_detection("digit_scenes")  # or a folder with annotations/*train*.json and *val*.json, or a JSON file
+train = data.train.with_transform(build_detection_transform(spec, augment, training=True), seed=0)
+image, target = train[(epoch, index)]
 """
 
 import os
@@ -109,7 +109,12 @@ class CocoSource:
         names = zip(self.file.category_ids, self.file.classes, strict=True)
         return {
             "images": [
-                {"id": image.id, "file_name": os.path.basename(image.path), "height": image.height, "width": image.width}
+                {
+                    "id": image.id,
+                    "file_name": os.path.basename(image.path),
+                    "height": image.height,
+                    "width": image.width,
+                }
                 for image in self.images
             ],
             "annotations": annotations,
@@ -169,8 +174,8 @@ def open_detection(
         channels: 1 to read images in grey, 3 in colour.
         on_bad: "skip" lists what cannot be used in the report; "stop" raises at the first.
         check: "headers" opens every image file, "full" decodes it, "auto" decodes small data sets only.
-        train_scenes, val_scenes, scene_size: of "digit_scenes": how many, and the side in pixels. `seed` draws them; they
-            are written once to a cache (`cached_digit_scenes`) and read like any other data.
+        train_scenes, val_scenes, scene_size: of "digit_scenes": how many, and the side in pixels. `seed` draws them;
+            they are written once to a cache (`cached_digit_scenes`) and read like any other data.
     Raises:
         InputError: nothing there, several files that could be meant, or nothing in them that can be used.
     """
@@ -183,19 +188,27 @@ def open_detection(
     root, found = _find_jsons(data, given) if data is not None else (None, given)
     train_file, val_file = found.get("train"), found.get("val")
     if train_file is None:
-        raise InputError("Wanted a data set: a folder with annotations/*train*.json, a JSON file, or data.train_json=FILE.")
+        raise InputError(
+            "Wanted a data set: a folder with annotations/*train*.json, a JSON file, or data.train_json=FILE."
+        )
     content = load_json(train_file)
     with_masks = has_segmentations(content) if masks is None else masks
-    folder = Path(train_images) if train_images else find_folder(content, train_file, root or train_file.parent, "train")
+    folder = (
+        Path(train_images) if train_images else find_folder(content, train_file, root or train_file.parent, "train")
+    )
 
-    def read(split: str, *arguments: Any, **options: Any) -> CocoFile:
-        return read_coco(*arguments, split=split, report=report, masks=with_masks, check=check, **options)
+    def read(
+        split: str, content: dict[str, Any], path: Path, folder: Path, keep: Any = None, like: Any = None
+    ) -> CocoFile:
+        return read_coco(content, path, folder, split, report, with_masks, check, keep, like)
 
     if val_file is None:
         keep = _draw_split(list(image_entries(content, train_file)), val_fraction, seed)
         train = read("train", content, train_file, folder, keep=keep["train"])
         val = read("val", content, train_file, folder, keep=keep["val"])
-        report.notes.append(f"{train_file} is the only file: {len(val.images)} of its images are held out for evaluation.")
+        report.notes.append(
+            f"{train_file} is the only file: {len(val.images)} of its images are held out for evaluation."
+        )
     else:
         train = read("train", content, train_file, folder)
         held_out = load_json(val_file)
@@ -233,7 +246,9 @@ def _find_jsons(data: str | os.PathLike[str], given: dict[str, Path]) -> tuple[P
             matches = [match for match in matches if match.name.startswith("instances")] or matches
             if len(matches) > 1:
                 names = ", ".join(match.name for match in matches)
-                raise InputError(f"{path} has several files for {split}: {names}. Choose one with data.{split}_json=FILE.")
+                raise InputError(
+                    f"{path} has several files for {split}: {names}. Choose one with data.{split}_json=FILE."
+                )
             if matches:
                 found[split] = matches[0]
                 break
@@ -267,7 +282,9 @@ def _with_objects(images: PackedList[CocoImage], report: DataReport) -> PackedLi
         if any(not annotation.iscrowd for annotation in image.annotations):
             kept.append(image)
         else:
-            report.add("train", image.path, "an image without an object (data.keep_empty=true trains on it)", "", "unused")
+            report.add(
+                "train", image.path, "an image without an object (data.keep_empty=true trains on it)", "", "unused"
+            )
     return PackedList(kept)
 
 

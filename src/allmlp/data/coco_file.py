@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from allmlp.data.data_report import DataReport
 from allmlp.data.dense_files import decodes_all, in_threads, seen_size
@@ -23,8 +23,10 @@ _NOTICED_CLIP = 0.5  # pixels: annotation tools round, and half a pixel is not w
 
 @dataclass(frozen=True, slots=True)
 class CocoAnnotation:
-    """One object. `bbox` is x, y, width, height as in the file, `box` x0, y0, x1, y1 clipped to the image; `label` counts
-    from 0; `segmentation` as in the file, None where masks are not read."""
+    """One object: `bbox` x, y, width, height as in the file, and `box` x0, y0, x1, y1 clipped to the image.
+
+    `label` counts from 0; `segmentation` is as in the file, None where masks are not read.
+    """
 
     id: int
     label: int
@@ -154,14 +156,16 @@ def read_coco(
             if split == "train" or keep is None:  # a file that is split is read twice
                 report.add(split, where, "no such image", f"image_id {image!r}")
         elif image in sound:
-            annotation = _annotation(entry, number, label_of, sound[image], masks, report, split, f"{where} of {files[image]}")
+            annotation = _annotation(
+                entry, number, label_of, sound[image], masks, report, split, f"{where} of {files[image]}"
+            )
             if annotation is not None:
                 objects[image].append(annotation)
     if content["annotations"] and keep is None and not any(objects.values()):
-        example = report.skipped(split)[-1] if report.skipped(split) else None
+        last = next(reversed(report.skipped(split)), None)
         raise InputError(
             f"{path}: none of its {len(content['annotations'])} annotations can be used"
-            + (f"; the last one: {example.where}: {example.reason} ({example.detail})." if example else ".")
+            + (f"; the last one: {last.where}: {last.reason} ({last.detail})." if last else ".")
         )
     images = PackedList(
         CocoImage(image, files[image], *size, annotations=tuple(objects[image])) for image, size in sound.items()
@@ -245,7 +249,7 @@ def _matched(
     strange = [name for name in classes if name not in like.classes]
     if strange:
         raise InputError(
-            f"{path} has categories that {like.path} has not: {', '.join(strange)}. Both want the same list of categories."
+            f"{path} has categories that {like.path} has not: {', '.join(strange)}. Both want the same categories."
         )
     taken = {*category_ids, *like.category_ids}
     ids = []
@@ -262,9 +266,7 @@ def image_entries(content: dict[str, Any], path: str | os.PathLike[str]) -> dict
     entries: dict[int, dict[str, Any]] = {}
     for number, entry in enumerate(content["images"]):
         if not _is_id(entry.get("id")) or not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
-            raise InputError(
-                f"{path}: images[{number}] wants a whole number `id` and a text `file_name`; got {entry}."
-            )
+            raise InputError(f"{path}: images[{number}] wants a whole number `id` and a text `file_name`; got {entry}.")
         if entry["id"] in entries:
             raise InputError(f"{path}: two images have the id {entry['id']}; their annotations cannot be told apart.")
         entries[entry["id"]] = entry
@@ -283,11 +285,11 @@ def _sizes(said: tuple[int, int], found: tuple[int, int]) -> str:
     return f"said {said[1]} x {said[0]}, found {found[1]} x {found[0]}{turned}"
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -55,7 +55,7 @@ class SegmentationBatch(NamedTuple):
 def pad_images(
     images: Sequence[Tensor], multiple: int = 32, canvas: tuple[int, int] | None = None
 ) -> Float[Tensor, "b c h w"]:
-    """Stack images, zeros right and bottom, on the least canvas whose sides are multiples of `multiple`, or on `canvas`.
+    """Stack images, zeros right and bottom, on the least canvas with sides of multiples of `multiple`, or on `canvas`.
 
     Raises:
         InputError: an image is larger than `canvas`.
@@ -94,8 +94,11 @@ class DetectionCollate:
 
 
 class SegmentationCollate:
-    """Items of a `DenseDataset` -> `SegmentationBatch`. `multiple` and `canvas` as in `DetectionCollate`; 1 pads no more
-    than stacking needs, and nothing for a single image, as the papers test."""
+    """Items of a `DenseDataset` -> `SegmentationBatch`.
+
+    `multiple` and `canvas` as in `DetectionCollate`; 1 pads no more than stacking needs, and a single image not at all,
+    as the papers test.
+    """
 
     def __init__(self, multiple: int = 1, canvas: tuple[int, int] | None = None):
         self.multiple, self.canvas = multiple, canvas

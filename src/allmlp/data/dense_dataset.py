@@ -1,4 +1,4 @@
-"""Images with boxes, masks or label maps as a data set: what is random in item (epoch, index) depends on nothing else."""
+"""Images with boxes, masks or label maps as a data set; what is random in item (epoch, index) hangs on nothing else."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -79,16 +79,22 @@ def read_picture(path: str, channels: int, size: tuple[int, int]) -> tv_tensors.
         picture = read_image(path, channels)
     except InputError as error:
         raise InputError(
-            f"{error} Files are only opened, not decoded, before a long run; data.check=full finds and skips such files."
+            f"{error} Before a long run files are only opened, not decoded; data.check=full finds and skips such files."
         ) from None
-    image = F.pil_to_tensor(picture) if not isinstance(picture, np.ndarray) else torch.from_numpy(picture).movedim(-1, 0)
+    image = (
+        F.pil_to_tensor(picture) if not isinstance(picture, np.ndarray) else torch.from_numpy(picture).movedim(-1, 0)
+    )
     if tuple(image.shape[-2:]) != tuple(size):
-        raise InputError(f"{path} is now {tuple(image.shape[-2:])} (height, width), it was {tuple(size)}: did it change?")
+        raise InputError(
+            f"{path} is now {tuple(image.shape[-2:])} (height, width), it was {tuple(size)}: did it change?"
+        )
     return tv_tensors.Image(image)
 
 
 def check_channels(channels: int) -> int:
     """`channels` if images with boxes or masks can be read with so many."""
     if channels not in (1, 3):
-        raise InputError(f"Images with boxes or masks are read as grey (1 channel) or colour (3); got {channels} channels.")
+        raise InputError(
+            f"Images with boxes or masks are read as grey (1 channel) or colour (3); got {channels} channels."
+        )
     return channels

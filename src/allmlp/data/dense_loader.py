@@ -1,7 +1,7 @@
 """A loader of detection and segmentation batches that can be continued at any batch.
 
-Memory: the loader holds `prefetch` batches for each worker and one more; a worker holds one batch while it makes it. An
-image of h x w pixels with n masks is (3 + n) h w bytes as read, then 12 bytes a pixel and channel-triple once normalised.
+Memory: the loader holds `prefetch` batches for each worker and one more; a worker holds one batch while it makes it.
+An image of h x w pixels with n masks is (3 + n) h w bytes as read, then (12 + n) h w once normalised.
 """
 
 import multiprocessing
@@ -66,7 +66,7 @@ def make_dense_loader(
     """A loader of the sampler's batches.
 
     Args:
-        dataset, sampler: what to load and in which order (`AspectRatioBatches`, `EpochBatchSampler`, `EvaluationBatches`).
+        dataset, sampler: what to load, and its order (`AspectRatioBatches`, `EpochBatchSampler`, `EvaluationBatches`).
         collate: `DetectionCollate` or `SegmentationCollate`.
         workers: processes that read and augment; 0 does both in this one. The batches are the same for every number.
         prefetch: batches that each worker makes ahead.

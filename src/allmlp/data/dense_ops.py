@@ -85,14 +85,23 @@ class ResizeKeepRatio(v2.Transform):
         self.antialias, self.only_image = antialias, only_image
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        short = self.short_sides[integer(0, len(self.short_sides) - 1)] if len(self.short_sides) > 1 else self.short_sides[0]
+        short = (
+            self.short_sides[integer(0, len(self.short_sides) - 1)]
+            if len(self.short_sides) > 1
+            else self.short_sides[0]
+        )
         factor = 1.0 if self.ratio is None else uniform(*self.ratio)
         return {"size": fit_size(*_size(flat_inputs), int(short * factor), int(self.long_side * factor))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if self.only_image and not isinstance(inpt, tv_tensors.Image):
             return inpt
-        resized = F.resize(inpt, list(params["size"]), antialias=self.antialias)
+        size = list(params["size"])
+        if isinstance(inpt, tv_tensors.Image) and inpt.dtype == torch.uint8:
+            # torchvision's own 8-bit path is off by up to 1; in float it is the exact value, rounded
+            exact = F.resize(inpt.as_subclass(Tensor).float(), size, antialias=self.antialias)
+            return tv_tensors.wrap(exact.round().to(torch.uint8), like=inpt)
+        resized = F.resize(inpt, size, antialias=self.antialias)
         return F.clamp_bounding_boxes(resized) if isinstance(resized, tv_tensors.BoundingBoxes) else resized
 
 
@@ -177,8 +186,8 @@ class PhotometricDistortion(v2.Transform):
     """Random brightness, contrast, saturation and hue of an RGB image of 8 bits, each with probability 1/2.
 
     In this order: brightness; contrast, with even chance here or last; saturation; hue. With values in [0, 255],
-    brightness adds U(-brightness, brightness), contrast multiplies by U(contrast), both clipped; saturation multiplies S
-    of HSV by U(saturation), clipped; hue adds a whole number in [-hue, hue) of half degrees. Images with other than
+    brightness adds U(-brightness, brightness), contrast multiplies by U(contrast), both clipped; saturation multiplies
+    S of HSV by U(saturation), clipped; hue adds a whole number in [-hue, hue) of half degrees. Images with other than
     three channels get brightness and contrast alone.
 
     Differs from OpenCV's 8-bit arithmetic in that values are rounded once, at the end.

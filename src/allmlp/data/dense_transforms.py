@@ -57,16 +57,16 @@ class DetectionAugment:
 
     @classmethod
     def small(cls, size: int, flip: float = 0.0) -> "DetectionAugment":
-        """For small images on a canvas of `size` x `size` pixels: the same policies between 3/4 of the size and all of it.
+        """For small images on a canvas of `size` x `size` pixels: the same policies, from 3/4 of the size to all of it.
 
-        Nothing is resized beyond the canvas. No mirroring unless asked for: digits and letters do not survive it.
+        Windows of half the size to all of it are cropped. Nothing is resized beyond the canvas. No mirroring unless asked for: digits and letters do not survive it.
         """
         step = max(1, size // 16)
         return cls(
             short_sides=tuple(range(size * 3 // 4, size + 1, step)),
             long_side=size,
-            crop_short_sides=(size, size * 5 // 4, size * 3 // 2),
-            crop_range=(size * 3 // 4, size),
+            crop_short_sides=(size,),
+            crop_range=(size // 2, size),
             crop_chance=0.25,
             flip=flip,
             test_short_side=size,
@@ -102,7 +102,9 @@ class SegmentationAugment:
 
     def __post_init__(self) -> None:
         if min(self.short_side, self.long_side, *self.crop) < 1:
-            raise InputError(f"Sides are whole pixels of at least 1; got {self.short_side}, {self.long_side}, {self.crop}.")
+            raise InputError(
+                f"Sides are whole pixels of at least 1; got {self.short_side}, {self.long_side}, {self.crop}."
+            )
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise InputError(f"ratio is (least, most), both above 0; got {self.ratio}.")
         _check_chances(most_of_crop=self.most_of_crop, flip=self.flip)
@@ -132,7 +134,9 @@ def build_detection_transform(spec: ImageSpec, augment: DetectionAugment, traini
     Only mean and std are taken from `spec`; sizes are `augment`'s, because detectors see images of many sizes.
     """
     if not training:
-        shrink = ResizeKeepRatio((augment.test_short_side,), augment.long_side, None, augment.antialias, only_image=True)
+        shrink = ResizeKeepRatio(
+            (augment.test_short_side,), augment.long_side, None, augment.antialias, only_image=True
+        )
         return v2.Compose([shrink, *_normalise(spec)])
     resize = ResizeKeepRatio(augment.short_sides, augment.long_side, antialias=augment.antialias)
     crop = [
@@ -144,9 +148,7 @@ def build_detection_transform(spec: ImageSpec, augment: DetectionAugment, traini
         [
             DropCrowds(),
             v2.RandomHorizontalFlip(augment.flip),
-            v2.RandomChoice(
-                [resize, v2.Compose([*crop, resize])], p=[1 - augment.crop_chance, augment.crop_chance]
-            ),
+            v2.RandomChoice([resize, v2.Compose([*crop, resize])], p=[1 - augment.crop_chance, augment.crop_chance]),
             DropEmptyBoxes(),
             *_normalise(spec),
         ]

@@ -1,8 +1,8 @@
 """The embedded data set for detection and segmentation: scenes of handwritten digits on textured canvases.
 
-The digits are real (scikit-learn's 8 x 8 images): each is enlarged, rotated, tinted and laid over the canvas, later ones
-over earlier ones. Training scenes are made of the training digits of `open_digits` alone, held-out scenes of its held-out
-digits, so no handwriting is in both. A scene is a function of (seed, split, index) and of nothing else.
+The digits are real (scikit-learn's 8 x 8 images): each is enlarged, rotated, tinted and laid over the canvas, later
+ones over earlier ones. Training scenes are made of the training digits of `open_digits` alone, held-out scenes of its
+held-out digits, so no handwriting is in both. A scene is a function of (seed, split, index) and of nothing else.
 
 Truth, exact by construction:
 - an instance's mask is its *visible* ink: pixels of ink that no later digit's ink covers. Ink is where the enlarged,
@@ -48,7 +48,7 @@ _LEAST_SIZE = 32
 
 @dataclass(frozen=True)
 class Instance:
-    """One digit of a scene: its class 0 to 9, its visible mask (s, s) boolean, its tight box x0, y0, x1, y1 in pixels."""
+    """One digit of a scene: class 0 to 9, visible mask (s, s) boolean, tight box x0, y0, x1, y1 in pixels."""
 
     label: int
     mask: np.ndarray
@@ -156,7 +156,7 @@ def write_digit_scenes(
 def cached_digit_scenes(
     train: int = DEFAULT_TRAIN, val: int = DEFAULT_VAL, size: int = DEFAULT_SIZE, seed: int = 0
 ) -> Path:
-    """The folder of `write_digit_scenes` with these arguments, written on first use (about half a minute for the default).
+    """The folder of `write_digit_scenes` with these arguments, written on first use (the default takes half a minute).
 
     It lies in ALLMLP_CACHE, else in $XDG_CACHE_HOME/allmlp, else in ~/.cache/allmlp, else in the system's folder for
     temporary files, and appears whole or not at all, whichever process is first.
@@ -198,8 +198,8 @@ def _cache_folder() -> Path:
 @functools.cache
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     """(images in [0, 1] float32 (n, 8, 8), labels) of a split."""
-    digits = open_digits()
-    chosen = digits.is_val if split == "val" else ~digits.is_val
+    digits: Any = open_digits()
+    chosen = digits.is_val == (split == "val")
     return digits.source.images[chosen].astype(np.float32) / 255, digits.source.labels[chosen]
 
 
@@ -243,9 +243,7 @@ def _enlarged(rng: np.random.Generator, digit: np.ndarray, size: int) -> tuple[n
     return np.clip(np.asarray(drawn), 0, 1), (slice(y0, y1), slice(x0, x1))
 
 
-def _leaves_others_visible(
-    solid: np.ndarray, window: tuple[slice, slice], owner: np.ndarray, areas: list[int]
-) -> bool:
+def _leaves_others_visible(solid: np.ndarray, window: tuple[slice, slice], owner: np.ndarray, areas: list[int]) -> bool:
     """Whether enough of every digit beneath (whose whole ink covers `areas` pixels) stays visible under new ink."""
     hidden = np.bincount(owner[window][solid].astype(np.int64) + 1, minlength=len(areas) + 1)[1:]
     seen = np.bincount(owner.ravel().astype(np.int64) + 1, minlength=len(areas) + 1)[1:]
@@ -277,7 +275,12 @@ def _annotation(instance: Instance, number: int, image: int) -> dict[str, Any]:
 
 def _palette() -> list[int]:
     """Black for background, ten colours that differ, white for the rest; only for looking at the masks."""
-    hues = Image.merge("HSV", [Image.fromarray(np.array([v], dtype=np.uint8)) for v in
-                               ([25 * n for n in range(10)], [200] * 10, [255 - 60 * (n % 2) for n in range(10)])])
+    hues = Image.merge(
+        "HSV",
+        [
+            Image.fromarray(np.array([v], dtype=np.uint8))
+            for v in ([25 * n for n in range(10)], [200] * 10, [255 - 60 * (n % 2) for n in range(10)])
+        ],
+    )
     colours = np.asarray(hues.convert("RGB")).reshape(-1).tolist()
     return [0, 0, 0, *colours, *([255] * (768 - 33))]

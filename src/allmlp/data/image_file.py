@@ -12,6 +12,7 @@ What that means, by kind of file:
   raw bands of an RGBA or CMYK file.
 """
 
+import contextlib
 import io
 import os
 import struct
@@ -116,7 +117,7 @@ def check_stream(file: IO[bytes], name: str) -> str | None:
 
 def as_seen(image: Image.Image, mode: str) -> Image.Image:
     """An opened image as "RGB" or "L", by the rules at the top of this file."""
-    image = _upright(image)
+    _turn_upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(np.asarray(image))).convert(mode)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -125,17 +126,13 @@ def as_seen(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGB")  # the palette's colours, not its indices, make the grey
     if image.mode != mode:
         return image.convert(mode)
-    image.load()
     return image.copy() if image.readonly else image
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image) or image
-    except (OSError, EOFError):
-        raise  # the pixels themselves are broken
-    except Exception:  # a damaged EXIF block; the picture is shown as stored, as viewers do
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    image.load()  # broken pixels raise here, before what is forgiven below
+    with contextlib.suppress(Exception):  # a damaged EXIF block: the picture is shown as stored, as viewers do
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -19,20 +19,47 @@ IGNORE_LABEL = 255
 
 RULES = ("plain", "zero_ignored")
 
-VOC_CLASSES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor"
-).split()
+VOC_CLASSES = [
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+]
 """Pascal VOC's 21 classes in the order of its palette."""
 
-CITYSCAPES_CLASSES = (
-    ["road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain"]
-    + ["sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
-)
+CITYSCAPES_CLASSES = [
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+] + ["sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
 CITYSCAPES_IDS = {
     number: label
     for label, number in enumerate([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])
-} | {number: IGNORE_LABEL for number in [-1, 0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30]}
+} | dict.fromkeys([-1, 0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30], IGNORE_LABEL)
 """Cityscapes' label ids -> its 19 evaluated classes, all others ignored."""
 
 
@@ -42,8 +69,8 @@ class LabelMap:
 
     Args:
         classes: names in label order.
-        rule: "plain": a number is a label, 255 is ignored. "zero_ignored": 0 and 255 are ignored, any other number is the
-            label plus one (ADE20K).
+        rule: "plain": a number is a label, 255 is ignored. "zero_ignored": 0 and 255 are ignored, any other number is
+            the label plus one (ADE20K).
         id_map: in place of the rule: the label, or 255, of each number that a file may hold.
     """
 
@@ -55,7 +82,9 @@ class LabelMap:
         if self.rule not in RULES:
             raise InputError(f"label_rule is one of {', '.join(RULES)}; got {self.rule!r}.")
         if len(self.classes) > IGNORE_LABEL:
-            raise InputError(f"A mask of 8 bits holds at most 255 classes beside the ignored one; got {len(self.classes)}.")
+            raise InputError(
+                f"A mask of 8 bits holds at most 255 classes beside the ignored one; got {len(self.classes)}."
+            )
         for number, label in (self.id_map or {}).items():
             if label != IGNORE_LABEL and not 0 <= label < len(self.classes):
                 raise InputError(
@@ -74,7 +103,9 @@ class LabelMap:
         labels = [self._label(number) for number in present.tolist()]
         strange = [number for number, label in zip(present.tolist(), labels, strict=True) if label is None]
         if strange:
-            raise InputError(f"{path} holds {_listed(strange)}, which {'is' if len(strange) == 1 else 'are'} {self._beyond()}")
+            raise InputError(
+                f"{path} holds {_listed(strange)}, which {'is' if len(strange) == 1 else 'are'} {self._beyond()}"
+            )
         values = np.array(labels, dtype=np.uint8)
         if not small:
             return values[np.searchsorted(present, numbers)]
@@ -96,7 +127,11 @@ class LabelMap:
         k = len(self.classes)
         if self.id_map is not None:
             return "not in the id map; add each number with its label, or with 255 to ignore it."
-        held = f"0 and {IGNORE_LABEL} (ignored) and 1 to {k}" if self.rule == "zero_ignored" else f"0 to {k - 1} and {IGNORE_LABEL} (ignored)"
+        held = (
+            f"0 and {IGNORE_LABEL} (ignored) and 1 to {k}"
+            if self.rule == "zero_ignored"
+            else f"0 to {k - 1} and {IGNORE_LABEL} (ignored)"
+        )
         return (
             f"beyond the list of {k} classes: wanted {held}. Add the missing names to classes.txt, or map the numbers "
             "with data.id_map=FILE.json ({number: label, or 255 to ignore})."
@@ -147,7 +182,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
 def read_ade_classes(path: Path) -> tuple[str, ...]:
     """Class names of ADE20K's objectInfo150.txt: tab-separated, a header line, the last column a list of synonyms."""
     lines = path.read_text(encoding="utf-8-sig").splitlines()[1:]
-    return check_names([line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip()], str(path), unique=False)
+    return check_names(
+        [line.split("\t")[-1].split(",")[0].strip() for line in lines if line.strip()], str(path), unique=False
+    )
 
 
 def check_names(names: list[str], source: str, unique: bool = True) -> tuple[str, ...]:
@@ -166,14 +203,15 @@ def read_id_map(given: dict[Any, Any] | str | os.PathLike[str]) -> dict[int, int
     Raises:
         InputError: the file cannot be read, or a key or value is not a whole number.
     """
+    content: Any = given
     if not isinstance(given, dict):
         try:
-            given = json.loads(Path(given).read_text(encoding="utf-8-sig"))
+            content = json.loads(Path(given).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise InputError(f"Cannot read the id map {given}: {error}.") from None
     try:
-        return {int(number): int(label) for number, label in dict(given).items()}
-    except (TypeError, ValueError) as error:
+        return {int(number): int(label) for number, label in content.items()}
+    except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"An id map sends whole numbers to whole numbers, {{number: label}}: {error}.") from None
 
 

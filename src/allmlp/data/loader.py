@@ -70,12 +70,22 @@ class ClassificationDataset(Dataset):
         Raises:
             UnreadableImageError: An `InputError`; with `on_bad_image="stop"`, or if no image of the source can be read.
         """
-        images, labels, indices, bad = self.__getitems__([key if isinstance(key, tuple) else (0, int(key))])
+        images, labels, indices, bad = self.batch([key if isinstance(key, tuple) else (0, int(key))])
         self.source.note_bad(bad)
         return images[0], int(labels[0]), int(indices[0])
 
-    def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """A whole batch at once; `DataLoader` calls this by its name."""
+    def __getitems__(self, keys: Sequence[Key]) -> Batch | InputError:
+        """`batch`, which `DataLoader` calls by this name.
+
+        An error is returned, not raised: `DataLoader` would raise it with a worker's traceback for its message.
+        """
+        try:
+            return self.batch(keys)
+        except InputError as error:
+            return error
+
+    def batch(self, keys: Sequence[Key]) -> Batch:
+        """The images of these (epoch, index) pairs; raises as indexing does."""
         seeds = [sample_seed(self.seed, epoch, index, _AUGMENT) for epoch, index in keys]
         bad: list[BadImage] = []
         if self.keeps_images and get_worker_info() is None:
@@ -145,10 +155,12 @@ class ResumableLoader(DataLoader):
         self._resume_at = None
         self._position = (epoch, start)
         self.batch_sampler.start = start
-        for images, labels, indices, bad in super().__iter__():
-            self.dataset.source.note_bad(bad)
+        for batch in super().__iter__():
+            if isinstance(batch, InputError):
+                raise batch
+            self.dataset.source.note_bad(batch.bad)
             self._position = (epoch, self._position[1] + 1)
-            yield images, labels, indices
+            yield batch.images, batch.labels, batch.indices
 
     def state_dict(self) -> dict[str, int]:
         """Which batch comes next: {"epoch", "batches" of it already handed out}."""
@@ -160,7 +172,7 @@ class ResumableLoader(DataLoader):
         self._resume_at = (state["epoch"], state["batches"])
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

@@ -1,8 +1,8 @@
 """Images with label maps: folders of images and mask files, or the embedded digit scenes.
 
-    data = open_segmentation("digit_scenes")  # or a folder with images/train, masks/train, images/val, masks/val
-    train = data.train.with_transform(build_segmentation_transform(spec, augment, training=True), seed=0)
-    image, target = train[(epoch, index)]
+data = open_segmentation("digit_scenes")  # or a folder with images/train, masks/train, images/val, masks/val
+train = data.train.with_transform(build_segmentation_transform(spec, augment, training=True), seed=0)
+image, target = train[(epoch, index)]
 """
 
 import os
@@ -60,7 +60,7 @@ class MaskSource:
         return self.images[index].path
 
     def read(self, index: int) -> tuple[tv_tensors.Image, Target]:
-        """Image uint8 (c, h, w) and its target; `InputError` for files that cannot be read or labels beyond the list."""
+        """Image uint8 (c, h, w) and its target; `InputError` for unreadable files and labels beyond the list."""
         record = self.images[index]
         image = read_picture(record.path, self.channels, (record.height, record.width))
         labels = self.labels.labels(read_mask(record.mask_path), record.mask_path)
@@ -122,8 +122,8 @@ def open_segmentation(
         channels: 1 to read images in grey, 3 in colour.
         on_bad: "skip" lists what cannot be used in the report; "stop" raises at the first.
         check: "headers" opens every file and reads 16 masks; "full" decodes all; "auto" decodes small data sets only.
-        train_scenes, val_scenes, scene_size: of "digit_scenes": how many, and the side in pixels. `seed` draws them; they
-            are written once to a cache (`cached_digit_scenes`) and read like any other data.
+        train_scenes, val_scenes, scene_size: of "digit_scenes": how many, and the side in pixels. `seed` draws them;
+            they are written once to a cache (`cached_digit_scenes`) and read like any other data.
     Raises:
         InputError: nothing there, no list of classes, labels beyond it, or nothing that can be used.
     """
@@ -132,13 +132,17 @@ def open_segmentation(
     if data is not None and os.fspath(data) == "digit_scenes":
         data = cached_digit_scenes(train_scenes, val_scenes, scene_size, seed)
     if bool(train_images) != bool(train_masks) or bool(val_images) != bool(val_masks):
-        raise InputError("Images and masks go together: name both folders of a split, data.train_images= data.train_masks=.")
+        raise InputError(
+            "Images and masks go together: name both folders of a split, data.train_images= data.train_masks=."
+        )
     layout = find_layout(data) if data is not None else Layout("folders", {})
     for split, images, masks in (("train", train_images, train_masks), ("val", val_images, val_masks)):
         if images and masks:
             layout.pairs[split] = pair_folders(images, masks)
     if not layout.pairs.get("train"):
-        raise InputError("Wanted a data set: a folder with images/train and masks/train, or data.train_images= data.train_masks=.")
+        raise InputError(
+            "Wanted a data set: a folder with images/train and masks/train, or data.train_images= data.train_masks=."
+        )
     labels = _label_map(layout, classes, label_rule, id_map, name)
     report = DataReport(on_bad)
     if layout.kind != "folders":
@@ -150,8 +154,8 @@ def open_segmentation(
         layout.pairs = _drawn(layout.pairs["train"], val_fraction, seed)
         report.notes.append(f"There is no val folder: {len(layout.pairs['val'])} images are held out for evaluation.")
     sound = {split: _checked(pairs, split, labels, report, check) for split, pairs in layout.pairs.items()}
-    for split, images in sound.items():
-        if not images:
+    for split, kept in sound.items():
+        if not kept:
             raise InputError(f"{name}: no image of the {split} split can be used.\n{report.summary()}")
     return SegmentationData(
         name=name,

@@ -49,8 +49,8 @@ def find_layout(data: str | os.PathLike[str]) -> Layout:
     if layout is None:
         inside = ", ".join(sorted(entry.name for entry in root.iterdir())[:12]) or "nothing"
         raise InputError(
-            f"Wanted images and masks in {root}: images/train, masks/train, images/val, masks/val (or ADE20K's, VOC's or "
-            f"Cityscapes' folders); found {inside}. Name the folders with data.train_images= data.train_masks= "
+            f"Wanted images and masks in {root}: images/train, masks/train, images/val, masks/val (or ADE20K's, VOC's "
+            f"or Cityscapes' folders); found {inside}. Name the folders with data.train_images= data.train_masks= "
             "data.val_images= data.val_masks=."
         )
     listed = [root / name for name in ("classes.txt", "classes.json") if (root / name).is_file()]
@@ -97,7 +97,12 @@ def _folders(root: Path) -> Layout | None:
                     rule, kind = "zero_ignored", "ade20k"
                 break
     if "train" not in pairs:
-        both = [(root / i, root / m) for i in IMAGE_FOLDERS for m in MASK_FOLDERS if (root / i).is_dir() and (root / m).is_dir()]
+        both = [
+            (root / i, root / m)
+            for i in IMAGE_FOLDERS
+            for m in MASK_FOLDERS
+            if (root / i).is_dir() and (root / m).is_dir()
+        ]
         if pairs or not both:
             return None
         pairs["train"] = pair_folders(*both[0])

@@ -5,7 +5,6 @@ before: that library answers a NaN coordinate with endless memory and a list of 
 """
 
 import math
-from numbers import Real
 from types import ModuleType
 from typing import Any
 
@@ -79,7 +78,7 @@ def _check_polygons(segmentation: Any) -> None:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             raise InputError(f"a polygon is a list of at least three x, y pairs, got {_short(polygon)}")
         for value in polygon:
-            if not isinstance(value, Real) or not math.isfinite(value) or abs(value) > _FARTHEST_PIXEL:
+            if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > _FARTHEST_PIXEL:
                 raise InputError(f"a polygon's coordinates are finite pixels, got {_short(value)}")
 
 

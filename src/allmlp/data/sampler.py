@@ -69,9 +69,9 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         return full + (rest > 0 and not (self.drop_last and full > 0))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """The epoch's batches from number `start` on; `start` is used once."""
+        """The epoch's batches from number `start` on; `start` is used once, by the first iterator that is asked."""
         start, self.start = self.start, 0
-        return self.batches(self.epoch, start)
+        yield from self.batches(self.epoch, start)
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[list[tuple[int, int]]]:
         """The batches of an epoch, the first `start` of them left out."""

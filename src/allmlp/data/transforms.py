@@ -145,7 +145,7 @@ def _imagenet_training(
         scale=settings.crop_area,
         ratio=settings.crop_ratio,
         hflip=settings.flip_probability,
-        color_jitter=settings.color_jitter or None,
+        color_jitter=settings.color_jitter or None,  # type: ignore[arg-type]  # timm: None is off
         auto_augment=settings.auto_augment or None,
         interpolation=settings.interpolation,
         mean=spec.mean if spec.channels == 3 else spec.mean * 3,

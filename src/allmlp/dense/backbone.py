@@ -36,7 +36,7 @@ class Backbone(DenseModel):
     channels: tuple[int, ...]
     canvas: Size | None = None
     multiple: int = 32
-    model: nn.Module
+    model: Any
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> list[Tensor]:
         """Images to feature maps, finest first."""
@@ -173,7 +173,7 @@ def create_backbone(name: str, img_size: int | Sequence[int] | None = None, **co
     if not model_class.size_bound:
         model: Any = create_model(name, img_size=img_size, **arguments)
         return AsMlpBackbone(model) if model_class.__name__ == "AsMlp" else ModelBackbone(model)
-    canvas = to_size(img_size) if img_size is not None else tuple(4 * side for side in known.img_size)
+    canvas = to_size(img_size if img_size is not None else [4 * side for side in known.img_size])
     model = create_model(name, img_size=canvas, **arguments)
     return ModelBackbone(model)
 
@@ -192,7 +192,7 @@ def _timm_backbone(
             model = create_model(name, dynamic_img_size=True, **arguments)
             arguments["dynamic_img_size"] = True
         except InputError:
-            canvas = to_size(img_size) if img_size is not None else tuple(4 * side for side in cfg.input_size[1:])
+            canvas = to_size(img_size if img_size is not None else [4 * side for side in cfg.input_size[1:]])
             arguments["img_size"] = canvas
             model = create_model(name, **arguments)
     else:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 from allmlp.dense.boxes import Stds, at_least_float32, decode_boxes, encode_boxes
-from allmlp.dense.conv import ConvBnRelu
+from allmlp.dense.conv import ConvBnRelu, initialise
 
 
 class BoxHead(nn.Module):
@@ -50,12 +50,9 @@ class BoxHead(nn.Module):
         self.fcs = nn.ModuleList([nn.Linear(i, o) for i, o in itertools.pairwise(widths)])
         self.cls = nn.Linear(widths[-1], num_classes + 1)
         self.reg = nn.Linear(widths[-1], 4 * (1 if class_agnostic else num_classes))
-        for layer in self.fcs:
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        for layer, std in ((self.cls, 0.01), (self.reg, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        initialise(self.fcs, nn.init.xavier_uniform_)
+        initialise([self.cls], nn.init.normal_, std=0.01)
+        initialise([self.reg], nn.init.normal_, std=0.001)
 
     def forward(self, x: Float[Tensor, "k c s s"]) -> tuple[Float[Tensor, "k n+1"], Float[Tensor, "k j 4"]]:
         """Class logits, background last, and box deltas."""

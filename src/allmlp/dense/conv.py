@@ -3,13 +3,27 @@
 Shapes: b images or regions, i channels in, o out, h x w the map.
 """
 
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from allmlp.models._base import AllMlpModule, records_arguments
 from allmlp.reparam.batch_norm import conv_then_batch_norm
+
+
+he_normal = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
+
+
+def initialise(layers: Iterable[nn.Module], weight: Callable[..., Any], **settings: Any) -> None:
+    """Fill the weight of every linear layer or convolution by `weight(tensor, **settings)`, and its bias with 0."""
+    for layer in layers:
+        assert isinstance(layer.weight, Tensor)  # noqa: S101 - callers pass layers with weights
+        weight(layer.weight, **settings)
+        if isinstance(layer.bias, Tensor):
+            nn.init.zeros_(layer.bias)
 
 
 class ConvBnRelu(AllMlpModule):
@@ -29,7 +43,7 @@ class ConvBnRelu(AllMlpModule):
         self.folded = folded
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=folded)
         self.bn = nn.Identity() if folded else nn.BatchNorm2d(out_channels)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        he_normal(self.conv.weight)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Convolve, norm, cut at 0."""

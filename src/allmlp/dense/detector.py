@@ -20,6 +20,7 @@ from allmlp.convert.mmdet import detector_layouts
 from allmlp.dense.backbone import Backbone, create_backbone
 from allmlp.dense.base import DenseModel
 from allmlp.dense.boxes import as_sizes, has_area
+from allmlp.dense.conv import initialise
 from allmlp.dense.detector_settings import DetectorSettings, settings_for
 from allmlp.dense.postprocess import Detections, to_lists
 from allmlp.dense.roi_heads import RoiHeads, Target
@@ -45,9 +46,7 @@ class Detector(DenseModel):
         self.num_classes = num_classes
         self.settings = settings
         self.fpn = FeaturePyramidNetwork(list(backbone.channels), settings.channels, LastLevelMaxPool())
-        for module in self.fpn.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
+        initialise((m for m in self.fpn.modules() if isinstance(m, nn.Conv2d)), nn.init.xavier_uniform_)
         strides = (*backbone.strides, 2 * backbone.strides[-1])
         self.rpn = RpnHead(settings.channels, strides, settings.rpn)
         self.roi_heads = RoiHeads(settings.channels, backbone.strides, num_classes, settings.roi, folded)

@@ -41,9 +41,14 @@ class DilatedResNet(Backbone):
     def __init__(self, name: str, in_chans: int = 3) -> None:
         super().__init__()
         self.model = ResNet(
-            Bottleneck, list(_DEPTHS[name]), num_classes=0, in_chans=in_chans, output_stride=8, stem_width=64,
+            Bottleneck,  # type: ignore[arg-type]
+            _DEPTHS[name],
+            num_classes=0,
+            in_chans=in_chans,
+            output_stride=8,
+            stem_width=64,
             stem_type="deep",
-        )  # fmt: skip
+        )
         for block, dilation in zip(self.model.layer4, (2, 8, 16)):
             block.conv2.dilation = block.conv2.padding = (dilation, dilation)
         self.channels = (self.model.num_features,)

@@ -14,6 +14,7 @@ from torchvision.ops import roi_align
 
 from allmlp.dense.box_head import take_class
 from allmlp.dense.boxes import at_least_float32
+from allmlp.dense.conv import he_normal, initialise
 
 
 class MaskHead(nn.Module):
@@ -31,9 +32,7 @@ class MaskHead(nn.Module):
         self.convs = nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs)])
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
         self.logits = nn.Conv2d(channels, 1 if class_agnostic else num_classes, 1)
-        for layer in (*self.convs, self.upsample, self.logits):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        initialise([*self.convs, self.upsample, self.logits], he_normal)
 
     def forward(self, x: Float[Tensor, "k c s s"]) -> Float[Tensor, "k j m m"]:
         """Mask logits."""

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from allmlp.dense.anchors import grid_anchors
 from allmlp.dense.assign import assign, sample
 from allmlp.dense.boxes import Stds, at_least_float32, clip_boxes, decode_boxes, encode_boxes, has_area
+from allmlp.dense.conv import initialise
 from allmlp.dense.postprocess import nms_mask
 
 _STDS: Stds = (1.0, 1.0, 1.0, 1.0)
@@ -82,9 +83,7 @@ class RpnHead(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, len(settings.ratios), 1)
         self.deltas = nn.Conv2d(channels, 4 * len(settings.ratios), 1)
-        for layer in (self.conv, self.objectness, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        initialise([self.conv, self.objectness, self.deltas], nn.init.normal_, std=0.01)
 
     def forward(self, maps: Sequence[Float[Tensor, "b c _h _w"]]) -> RpnOutput:
         """Score and refine every anchor of every level."""

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from allmlp.dense.conv import ConvBnRelu
+from allmlp.dense.conv import ConvBnRelu, initialise
 from allmlp.dense.pooling import average_pool
 
 POOLS = (1, 2, 3, 6)
@@ -29,8 +29,7 @@ def resize(x: Float[Tensor, "b c _h _w"], like: Tensor) -> Float[Tensor, "b c h 
 def classifier(channels: int, num_classes: int) -> nn.Conv2d:
     """A 1x1 convolution to class logits, normal with sd 0.01."""
     layer = nn.Conv2d(channels, num_classes, 1)
-    nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
+    initialise([layer], nn.init.normal_, std=0.01)
     return layer
 
 

@@ -71,9 +71,7 @@ class DetectionScores:
         """One row a class: name, ap, ap50 (None where the class is not in the truth) and true instances."""
         return [
             {"class": name, "ap": _number(ap), "ap50": _number(ap50), "instances": int(count)}
-            for name, ap, ap50, count in zip(
-                self.classes, self.class_ap, self.class_ap50, self.instances, strict=True
-            )
+            for name, ap, ap50, count in zip(self.classes, self.class_ap, self.class_ap50, self.instances, strict=True)
         ]
 
     def curve(self, iou: float = 0.5) -> Float64[np.ndarray, "101"]:
@@ -111,7 +109,9 @@ def coco_results(
     if not len(boxes) == len(scores) == len(labels) or (masks is not None and len(masks) != len(boxes)):
         raise InputError(f"Image {image_id}: boxes, scores, labels and masks differ in number.")
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise InputError(f"Image {image_id}: a detection's box or score is not finite; the network's weights are broken.")
+        raise InputError(
+            f"Image {image_id}: a detection's box or score is not finite; the network's weights are broken."
+        )
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(category_ids):
         raise InputError(f"Image {image_id}: labels go from {labels.min()} to {labels.max()}, of {len(category_ids)}.")
     results = []
@@ -152,7 +152,9 @@ class DetectionMetric:
         self.found: dict[int, list[dict[str, Any]]] = {}
         bare = [a["id"] for a in ground_truth["annotations"] if masks and not a.get("segmentation")]
         if bare:
-            raise InputError(f"Masks are to be scored, but annotation {bare[0]} has no segmentation ({len(bare)} have none).")
+            raise InputError(
+                f"Masks are to be scored, but annotation {bare[0]} has no segmentation ({len(bare)} have none)."
+            )
 
     def add(self, image_id: int, detections: Mapping[str, Any]) -> None:
         """Add one image's detections (as `coco_results` takes them). An image added again keeps its first result."""
@@ -204,7 +206,7 @@ class DetectionMetric:
         precision = np.asarray(evaluation.eval["precision"], dtype=np.float64)[:, :, order, 0, -1]
         precision = np.where(precision < 0, np.nan, precision)
         scored = [a for a in annotations if a["image_id"] in self.found and not a.get("iscrowd", 0)]
-        count = {category: 0 for category in self.category_ids}
+        count = dict.fromkeys(self.category_ids, 0)
         for annotation in scored:
             count[annotation["category_id"]] += 1
         return DetectionScores(

@@ -57,7 +57,7 @@ class ConfusionMatrix:
         self.counts: Int64[Tensor, "k k"] = torch.zeros(len(classes), len(classes), dtype=torch.int64)
 
     def add(self, prediction: Tensor, truth: Tensor) -> None:
-        """Count the pixels of class maps of equal shape, (h, w) or (b, h, w); those labelled `ignore_label` are left out.
+        """Count the pixels of class maps of equal shape, (h, w) or (b, h, w), but those labelled `ignore_label`.
 
         Raises:
             InputError: the shapes differ, or a label is not a class number (it would be counted as another class).

@@ -92,7 +92,8 @@ class OptimGroup(Group):
 class ScheduleGroup(Group):
     """How the learning rate moves: linear warm-up from 0, then the curve down to `min_lr`.
 
-    warmup_epochs or warmup_steps: length of the warm-up (steps win if given).
+    warmup_epochs or warmup_steps: length of the warm-up (steps win if given); of epochs at most a fifth of the run, so
+        that a recipe can be tried with few.
     min_lr: where cosine, linear and poly end; same unit as `optim.lr`.
     power: of poly. milestones, gamma: of step, in epochs, and the factor at each.
     """

@@ -108,12 +108,11 @@ class Schedule:
         self.peak = peak
         self.steps_per_epoch = steps_per_epoch
         self.steps = steps_per_epoch * epochs
-        by_epochs = round(settings.warmup_epochs * steps_per_epoch)
+        by_epochs = min(round(settings.warmup_epochs * steps_per_epoch), self.steps // 5)
         self.warmup = settings.warmup_steps if settings.warmup_steps is not None else by_epochs
         if self.warmup and self.warmup >= self.steps:
             raise InputError(
-                f"schedule: wanted a warm-up shorter than the run of {self.steps} steps; got {self.warmup} steps. "
-                "Take fewer with schedule.warmup_epochs=0 (or warmup_steps), or more epochs."
+                f"schedule.warmup_steps: wanted fewer than the run's {self.steps} steps; got {self.warmup}."
             )
 
     def rate(self, step: int) -> float:

@@ -57,9 +57,10 @@ class DetectionAugment:
 
     @classmethod
     def small(cls, size: int, flip: float = 0.0) -> "DetectionAugment":
-        """For small images on a canvas of `size` x `size` pixels: the same policies, from 3/4 of the size to all of it.
+        """For small images on a canvas of `size` x `size` pixels: the same policies, on a smaller scale.
 
-        Windows of half the size to all of it are cropped. Nothing is resized beyond the canvas. No mirroring unless asked for: digits and letters do not survive it.
+        Windows of half the size to all of it are cropped. Nothing is resized beyond the canvas. No
+        mirroring unless asked for: digits and letters do not survive it.
         """
         step = max(1, size // 16)
         return cls(

@@ -59,7 +59,7 @@ class AsMlpBackbone(Backbone):
 
     multiple = 1
 
-    def __init__(self, model: AllMlpModel) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         model.prune_intermediate_layers(None, prune_norm=True, prune_head=True)
         self.model = model
@@ -84,7 +84,7 @@ class ModelBackbone(Backbone):
     Models whose weights depend on the image size have a `canvas`, the `img_size` they were built for or set to.
     """
 
-    def __init__(self, model: AllMlpModel) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.describe(**model.arguments)
@@ -148,7 +148,9 @@ class TimmBackbone(Backbone):
         return self.pyramid(maps[0]) if self.pyramid is not None else list(maps)
 
 
-def create_backbone(name: str, img_size: int | Sequence[int] | None = None, **constructor_overrides: Any) -> Backbone:
+def create_backbone(
+    name: str, img_size: int | Sequence[int] | None = None, folded: bool = False, **constructor_overrides: Any
+) -> Backbone:
     """A network from images to four feature maps at strides 4, 8, 16 and 32, as dense heads want them, new weights.
 
     Official classification files and dense files load into it through `allmlp.load_official`; norms that a
@@ -158,6 +160,7 @@ def create_backbone(name: str, img_size: int | Sequence[int] | None = None, **co
         name: one of `allmlp.list_models()`, or `timm/NAME`.
         img_size: the canvas, for models whose weights depend on the image size; default: 4 times the size that the
             name stands for. Others take any size, and this is ignored.
+        folded: build the inference form (see `allmlp.fold`); models of timm's have none and stay as they are.
         constructor_overrides: arguments of the model's class, such as `drop_path_rate`.
 
     Raises:
@@ -169,7 +172,7 @@ def create_backbone(name: str, img_size: int | Sequence[int] | None = None, **co
     model_class: Any = known.model_class
     if not issubclass(model_class, AllMlpModel):
         return _timm_backbone(name, PREFIX + name, img_size, constructor_overrides)
-    arguments = {**constructor_overrides, "num_classes": 0}
+    arguments = {**constructor_overrides, "num_classes": 0} | ({"folded": True} if folded else {})
     if not model_class.size_bound:
         model: Any = create_model(name, img_size=img_size, **arguments)
         return AsMlpBackbone(model) if model_class.__name__ == "AsMlp" else ModelBackbone(model)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from allmlp.models._base import AllMlpModule, records_arguments
 from allmlp.reparam.batch_norm import conv_then_batch_norm
 
-
 he_normal = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
 
 

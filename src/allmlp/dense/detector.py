@@ -179,7 +179,7 @@ def create_detector(
     backbone = backbone or ("as_mlp_t" if size == "paper" else "as_mlp_nano")
     if num_classes < 1:
         raise InputError(f"Wanted at least one class; got num_classes={num_classes}.")
-    body = create_backbone(backbone, img_size, **overrides, **({"folded": True} if folded else {}))
+    body = create_backbone(backbone, img_size, folded, **overrides)
     detector = Detector(body, num_classes, settings, folded)
     changes = {
         "channels": channels,

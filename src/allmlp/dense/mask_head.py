@@ -54,7 +54,7 @@ def mask_targets(
     targets = boxes.new_zeros(len(boxes), side, side)
     for index in torch.unique(which).tolist():  # one mask at a time as numbers: a large image has many
         rows = torch.nonzero(which == index).flatten()
-        mask = masks[index].to(boxes.dtype)[None, None]
+        mask = masks[index].to(boxes)[None, None]
         regions = torch.cat([boxes.new_zeros(len(rows), 1), boxes[rows]], dim=1)
         targets[rows] = roi_align(mask, regions, side, sampling_ratio=0, aligned=True)[:, 0]
     return (targets >= 0.5).to(boxes.dtype)

@@ -180,7 +180,7 @@ def create_segmenter(
     if name == "eanet" and dilated in RESNETS:
         body: Backbone = DilatedResNet(dilated, **overrides)
     else:
-        body = create_backbone(backbone, img_size, **overrides, **({"folded": True} if folded else {}))
+        body = create_backbone(backbone, img_size, folded, **overrides)
     segmenter: Segmenter
     if name == "eanet":
         segmenter = EaNet(body, num_classes, *((128, 32) if small else (512, 64)), folded)

@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from allmlp.runs.environment import describe_environment
+    from allmlp.runs.environment import best_device, describe_environment
     from allmlp.runs.files import replacing, write_json, write_text
     from allmlp.runs.folder import RunFolder, create_run, discard_if_unused, is_writer, open_run, scratch_run
     from allmlp.runs.lock import FolderLock
@@ -19,6 +19,7 @@ _WHERE = {
     "FolderLock": "lock",
     "RunFolder": "folder",
     "SavedModel": "saved",
+    "best_device": "environment",
     "create_network": "network",
     "create_run": "folder",
     "describe_environment": "environment",
@@ -42,6 +43,7 @@ __all__ = [
     "FolderLock",
     "RunFolder",
     "SavedModel",
+    "best_device",
     "create_network",
     "create_run",
     "describe_environment",

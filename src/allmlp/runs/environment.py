@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from allmlp._version import __version__
+from allmlp.errors import InputError
 
 # What may change a result or a speed.
 PACKAGES = (
@@ -78,3 +79,21 @@ def memory_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def best_device(device: str = "auto") -> str:
+    """A torch device for "auto" and for Lightning's names.
+
+    Raises:
+        InputError: it is not there.
+    """
+    import torch
+
+    gpu, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cpu": True, "cuda": gpu, "gpu": gpu, "mps": mps}
+    if device == "auto":
+        return "cuda" if gpu else "mps" if mps else "cpu"
+    if not there.get(device, False):
+        known = [name for name, present in there.items() if present]
+        raise InputError(f"device: wanted one that is there (auto, {', '.join(known)}); got {device!r}.")
+    return "cuda" if device == "gpu" else device

@@ -10,9 +10,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from allmlp.data import ClassificationDataset, EpochBatchSampler, ImageSource, ImageSpec, build_transform, make_loader
+from allmlp.data import (
+    ClassificationDataset,
+    EpochBatchSampler,
+    ImageSource,
+    ImageSpec,
+    build_transform,
+    make_loader,
+    open_classification,
+    open_evaluation,
+)
+from allmlp.errors import InputError
 from allmlp.metrics.classification import classification_metrics, confusion_matrix
-from allmlp.runs import replacing, write_json, write_text
+from allmlp.recipes.schema import DataGroup
+from allmlp.runs import SavedModel, replacing, write_json, write_text
 from allmlp.tasks.losses import probabilities
 
 
@@ -41,10 +52,10 @@ def classify_source(
             found.append((labels.numpy(), probabilities(logits).cpu().numpy(), indices.numpy()))
             if progress is not None:
                 progress(len(images))
-    labels, shares, indices = (np.concatenate(parts) for parts in zip(*found))
+    all_labels, shares, all_indices = (np.concatenate(parts) for parts in zip(*found))
     # An unreadable image is replaced by the next readable one, which then comes twice.
-    indices, first = np.unique(indices, return_index=True)
-    return labels[first], shares[first], indices
+    unique, first = np.unique(all_indices, return_index=True)
+    return all_labels[first], shares[first], unique
 
 
 def evaluate_source(
@@ -73,6 +84,61 @@ def evaluate_source(
     matrix = confusion_matrix(labels, shares.argmax(1), shares.shape[1])
     write_json(folder / "confusion.json", {"labels": known, "matrix": matrix})
     return metrics
+
+
+def evaluate_saved(
+    saved: SavedModel,
+    data: DataGroup,
+    own: bool,
+    folder: Path,
+    device: str = "cpu",
+    batch_size: int = 64,
+    workers: int | None = None,
+    begin: Any = None,
+) -> dict[str, Any]:
+    """Judge a saved classifier; metrics.json, data.json and figures go into `folder` beside `evaluate_source`'s files.
+
+    Args:
+        own: judge on the evaluation split of the data set that the model was trained on, else on the validation part
+            of `data`, or all of it if it is undivided.
+        begin: called with the number of images; returns what to call with the number of each batch.
+
+    Raises:
+        InputError: data that cannot be read, or with classes that the model does not know.
+    """
+    options = {"root": data.root, "download": data.download, "options": data.options or None}
+    if own:
+        found = open_classification(
+            data.name,
+            val_fraction=data.val_fraction,
+            seed=data.split_seed,
+            on_bad_image=data.on_bad_image,
+            **options,  # type: ignore[arg-type]
+        )
+        if found.classes != saved.config["allmlp"]["classes"]:
+            raise InputError(
+                f"Wanted the classes that {saved.folder} was trained on; {data.name} now has others. Name labelled "
+                f"images that have them: allmlp evaluate {saved.folder} data=..."
+            )
+    else:
+        found = open_evaluation(data.name, saved.classes, on_bad_image=data.on_bad_image, **options)  # type: ignore[arg-type]
+    if not len(found.val):
+        raise InputError(f"Wanted labelled images to evaluate on; {data.name} has none.")
+    progress = begin(len(found.val)) if begin is not None else None
+    metrics = evaluate_source(
+        saved.network, found.val, saved.spec, saved.classes, folder, device, batch_size, workers, progress
+    )
+    metrics["skipped"] = len(found.skipped)
+    write_json(folder / "data.json", found.describe())
+    write_json(folder / "metrics.json", metrics)
+    _draw(folder)
+    return metrics
+
+
+def _draw(folder: Path) -> None:
+    from allmlp.figures.evaluation import draw_evaluation
+
+    draw_evaluation(folder)
 
 
 def _table(

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import nn
 
@@ -181,12 +180,3 @@ class Session:
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False)
-
-
-def best_device(device: str) -> str:
-    """A torch device for "auto" and for Lightning's names."""
-    if device in ("cuda", "gpu") or (device == "auto" and torch.cuda.is_available()):
-        return "cuda"
-    if device == "mps" or (device == "auto" and torch.backends.mps.is_available()):
-        return "mps"
-    return "cpu"

@@ -96,6 +96,12 @@ class DenseModel(nn.Module):
         resized = self.inner.resize_state(self._own_part(state), old, new, method)
         return dict(state) | {f"{self.inside}.{key}": value for key, value in resized.items()}
 
+    def fit_image_channels(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a file for other image channels changes beside the weight of `first_conv`."""
+        asked = getattr(self.inner, "fit_image_channels", None)
+        changed = asked(self._own_part(state)) if asked else {}
+        return {f"{self.inside}.{key}": value for key, value in changed.items()}
+
     def adopt_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Take over constructor arguments that a loaded file implies, such as the form of GELU."""
         self.inner.adopt_arguments(arguments)

@@ -7,13 +7,19 @@ from torch import Tensor
 from allmlp.models._loading import LoadReport, load_official
 from allmlp.models._registry import create_model, list_models
 from allmlp.models.as_mlp import AsMlp
+from allmlp.models.attn_only import AttentionOnly
+from allmlp.models.ea_mlp import EaMlp
 from allmlp.models.external_attention import ExternalAttention, MultiHeadExternalAttention
+from allmlp.models.ff_only import FeedForwardOnly
 from allmlp.models.mixer import MlpMixer
 from allmlp.models.resmlp import ResMlp
 
 __all__ = [
     "AsMlp",
+    "AttentionOnly",
+    "EaMlp",
     "ExternalAttention",
+    "FeedForwardOnly",
     "LoadReport",
     "MlpMixer",
     "MultiHeadExternalAttention",
@@ -23,7 +29,7 @@ __all__ = [
     "load_official",
 ]
 
-_ARCHITECTURES = (MlpMixer, ResMlp, ExternalAttention, MultiHeadExternalAttention, AsMlp)
+_ARCHITECTURES = (MlpMixer, ResMlp, FeedForwardOnly, ExternalAttention, MultiHeadExternalAttention, EaMlp, AsMlp)
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> str | None:

@@ -80,6 +80,10 @@ class AllMlpModule(nn.Module):
         """The image size that a state dict (our keys) is for, or None if that leaves no trace in it."""
         return None
 
+    def fit_image_channels(self, state: State) -> dict[str, Tensor]:
+        """What a file for other image channels changes beside the weight of `first_conv`, which the loader fits."""
+        return {}
+
     def adopt_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Take over constructor arguments that a loaded file implies, such as the form of GELU."""
         if arguments:

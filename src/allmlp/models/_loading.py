@@ -125,14 +125,43 @@ def match_checkpoint(model: Any, state: dict[str, Tensor]) -> Conversion:
                 how = "tiled" if method == "tile" else "resampled"
                 conversion.origin[key] = (conversion.origin[key][0], how)
         conversion.tensors = resized
+        adopt = getattr(model, "adopt_widths", None)
+        if adopt is not None:  # hidden widths that depend on the image size that a model was first built for
+            adopt(resized)
         conversion.notes.append(
             f"the file is for {old[0]} x {old[1]} pixels, the model for {new[0]} x {new[1]}: "
             f"token weights were {method}d"
         )
-    fit_channels = getattr(model, "fit_image_channels", None)
-    if fit_channels is not None:  # a stem that is more than one convolution
-        fit_channels(conversion)
+    for key, value in model.fit_image_channels(conversion.tensors).items():
+        conversion.tensors[key] = value
+        conversion.origin[key] = (conversion.origin[key][0], "resampled")
     return conversion
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """What a checkpoint says of the model it is for; None where it leaves no trace."""
+
+    num_classes: int | None
+    in_chans: int | None
+    img_size: tuple[int, int] | None
+    folded: bool
+
+
+def form_of(model: Any, state: Mapping[str, Tensor]) -> FileForm:
+    """What a model must be like to take a checkpoint of its architecture as it is.
+
+    Raises:
+        InputError: the layout is none of the architecture's.
+    """
+    conversion = _convert(model, dict(state))
+    head, stem = (conversion.tensors.get(f"{name}.weight") for name in ("head", model.first_conv))
+    return FileForm(
+        None if head is None else head.shape[0],
+        None if stem is None or stem.ndim != 4 or hasattr(model, "fit_image_channels") else stem.shape[1],
+        model.size_from_state(conversion.tensors),
+        conversion.folded,
+    )
 
 
 def _convert(model: Any, state: dict[str, Tensor]) -> Conversion:

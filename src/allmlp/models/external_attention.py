@@ -2,7 +2,8 @@
 
 Paper: Guo et al., "Beyond Self-attention: External Attention using Two Linear Layers for Visual Tasks",
     arXiv 2105.02358.
-Source: MenghaoGuo/EANet @ 59c03cb, model_torch.py and EAMLP/models/transformer_block.py (MIT).
+Source: MenghaoGuo/EANet @ 59c03cb, model_torch.py (no licence: facts only) and
+    EAMLP/models/transformer_block.py (Clear BSD).
 Differs: nothing in evaluation (tests/models/test_external_attention.py, golden numbers). The authors make EANet's two
     memories views of one storage, which moving the module to a GPU or another dtype undoes; here they are two
     parameters, equal at initialisation, as the published models were trained.
@@ -73,9 +74,11 @@ class ExternalAttention(AllMlpModule):
         """Two matrices: memory_key project_in, and norm project_out memory_value."""
         if not isinstance(self.norm, nn.modules.batchnorm._BatchNorm):
             raise InputError("This block is folded already.")
-        key, _ = linear_then_linear(self.project_in.weight[:, :, 0, 0], None, self.memory_key.weight[:, :, 0], None)
-        out, shift = linear_then_affine(self.project_out.weight[:, :, 0, 0], None, *batch_norm_affine(self.norm))
-        value, bias = linear_then_linear(self.memory_value.weight[:, :, 0], None, out, shift)
+        names = ("project_in", "memory_key", "memory_value", "project_out")
+        weights = {name: self.get_submodule(name).get_parameter("weight").flatten(1) for name in names}
+        key, _ = linear_then_linear(weights["project_in"], None, weights["memory_key"], None)
+        out, shift = linear_then_affine(weights["project_out"], None, *batch_norm_affine(self.norm))
+        value, bias = linear_then_linear(weights["memory_value"], None, out, shift)
         return {"memory_key.weight": key[..., None], "memory_value.weight": value[..., None], "memory_value.bias": bias}
 
 

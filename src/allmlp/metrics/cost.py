@@ -58,7 +58,7 @@ def _flops(network: nn.Module, input_size: Sequence[int]) -> dict[str, int]:
     images = torch.zeros(1, *input_size, device=example.device, dtype=example.dtype)
     training = network.training
     network.eval()
-    counter = FlopCounterMode(display=False, depth=None)
+    counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network(images)
     network.train(training)

@@ -214,7 +214,7 @@ def _mismatch(model: Any, conversion: Conversion, missing: list[str], refused: l
     ):
         if keys:
             lines.append(f"  {title} ({len(keys)}): " + "; ".join(keys))
-    if any(line.startswith("head.") for line in [*missing, *misshapen]):
+    if all(line.startswith("head.") for line in [*missing, *misshapen]) and not refused:
         lines.append("For another number of classes pass reinit=('head.*',).")
     else:
         lines.append("Build the model with the file's sizes, or pass reinit=(patterns) for what may start anew.")

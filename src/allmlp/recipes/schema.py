@@ -151,7 +151,7 @@ class AugmentGroup(Group):
     kind: "imagenet" (random resized crop through timm), "small" (shift, turn, zoom of the whole image: for small
         images and few of them) or "none" (as at evaluation).
     flip: chance of a mirror image; default 0 in "small", since it costs digits and letters dearly, 0.5 in "imagenet".
-    shift: "small": largest shift as a share of the side; rotate: largest turn in degrees; zoom: largest change of scale.
+    shift: "small": largest shift as a share of the side; rotate: largest turn in degrees; zoom: change of scale.
     fill: "small": what a shift uncovers: zeros, border or reflection.
     color_jitter: strength. erase: chance that a random rectangle is erased.
     auto_augment: "imagenet": timm's policy, such as rand-m9-mstd0.5-inc1; null for none.

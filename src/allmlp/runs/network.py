@@ -19,17 +19,18 @@ from allmlp.models._registry import PREFIX, entry
 from allmlp.recipes.schema import DataGroup, ModelGroup
 
 
-def create_network(group: ModelGroup, num_classes: int) -> nn.Module:
+def create_network(group: ModelGroup, num_classes: int | None = None) -> nn.Module:
     """The classifier that a recipe's `model` describes, with new weights.
 
     Args:
-        num_classes: classes of the data; `group.num_classes` may ask for more.
+        num_classes: classes of the data, if there is any; `group.num_classes` may ask for more. Without both, the
+            model's own number.
 
     Raises:
         InputError: unknown name or argument, fewer classes than the data has, or an impossible image size.
     """
     classes = group.num_classes or num_classes
-    if classes < num_classes:
+    if classes is not None and num_classes is not None and classes < num_classes:
         raise InputError(
             f"model.num_classes: wanted at least the {num_classes} classes of the data; got {classes}. Leave it out."
         )
@@ -101,7 +102,7 @@ def model_config(
     `timm.create_model("local-dir:RUN", pretrained=True)` reads it.
     """
     ours = isinstance(network, AllMlpModel)
-    arguments = dict(network.arguments) if ours else {**group.args}
+    arguments = dict(network.arguments) if isinstance(network, AllMlpModel) else dict(group.args)
     count = arguments.get("num_classes") or group.num_classes or len(classes)
     names = [*classes, *(f"class {index}" for index in range(len(classes), count))]
     # The file lies beside config.json: nothing here points at another one.

@@ -34,7 +34,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             raise InputError(f"Wanted finite weights to save; {len(broken)} tensors are not, {broken[0]} among them.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, open(temporary, "wb") as file:
-            recorder = _Recorder(file)
+            recorder: Any = _Recorder(file)
             try:
                 torch.save(checkpoint, recorder)
             except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The training step that all tasks share, as a Lightning module: seeds, rate, clipping, averaging, sums, checkpoints."""
+"""The training step that all tasks share, as a Lightning module: seeds, rate, clipping, averages, sums, checkpoints."""
 
 import random
 from collections.abc import Mapping

@@ -43,12 +43,13 @@ def parameter_groups(network: nn.Module, optim: OptimGroup) -> list[dict[str, An
     Layer-wise decay: a parameter of layer i of n (timm's `group_matcher` order) learns at
     `layer_decay ** (n - 1 - i)` times the rate of the last.
     """
-    spared = getattr(network, "no_weight_decay", set)()
+    spared: set[str] = getattr(network, "no_weight_decay", set)()
     layers: dict[str, int] = {}
     if optim.layer_decay is not None:
-        if not hasattr(network, "group_matcher"):
+        matcher: Any = getattr(network, "group_matcher", None)
+        if matcher is None:
             raise InputError("optim.layer_decay: this network does not say how its layers are grouped; leave it out.")
-        layers = group_parameters(network, network.group_matcher(coarse=False), reverse=True)
+        layers = group_parameters(network, matcher(coarse=False), reverse=True)
     last = max(layers.values(), default=0)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
@@ -87,7 +88,8 @@ def create_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimize
         return create_optimizer_v2(groups, optim.opt, lr=peak_rate(recipe), weight_decay=optim.weight_decay, **extra)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"optim.opt={optim.opt}: {error}. Wanted one of timm.optim.list_optimizers(), such as adamw, momentum or lamb."
+            f"optim.opt={optim.opt}: {error}. Wanted one of timm.optim.list_optimizers(), "
+            "such as adamw, momentum or lamb."
         ) from error
 
 

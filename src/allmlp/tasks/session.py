@@ -102,7 +102,8 @@ class Session:
         if progress.batches != self.module.progress.batches:
             raise InputError(
                 f"{self.run} was trained with {progress.batches} batches an epoch, now there are "
-                f"{self.module.progress.batches}: the number of images or devices changed. Go on with what it began with."
+                f"{self.module.progress.batches}: the number of images or devices changed. "
+                "Go on with what it began with."
             )
 
     def _restore(self) -> None:

@@ -10,8 +10,8 @@ from allmlp.tasks.progress import Progress
 class TrainStream:
     """One epoch an iteration, from the batch that `progress` says comes next.
 
-    `module.progress` is read when an iteration starts. Has no length on purpose: the first epoch of a continued run is shorter than the others. Lightning then looks one
-    batch ahead to know the last.
+    `module.progress` is read when an iteration starts. Has no length on purpose: the first epoch of a continued run is
+    shorter than the others. Lightning then looks one batch ahead to know the last.
     """
 
     def __init__(self, loader: ResumableLoader, module: Any) -> None:

@@ -54,7 +54,7 @@ def verb_module(name: str) -> ModuleType:
 
 
 class _Verbs(ModuleType):
-    """Python binds an imported submodule to its package's attribute of the same name; here the function takes its place."""
+    """Python binds an imported submodule to its package's attribute of that name; here the function takes its place."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, ModuleType) and value.__name__ == f"{__name__}.{name}" and hasattr(value, name):

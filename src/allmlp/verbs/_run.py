@@ -1,4 +1,4 @@
-"""Run one verb for the command line: bind its words, call it, print what it returned, turn errors into one paragraph."""
+"""Run one verb for the command line: bind its words, call it, print what it returned, put errors in a paragraph."""
 
 import os
 import sys

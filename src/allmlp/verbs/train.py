@@ -1,4 +1,4 @@
-"""Train a model from a recipe: `allmlp train data=FOLDER`, `allmlp train RECIPE.yaml key=value`, `allmlp train resume=RUN`."""
+"""Train a model from a recipe: `allmlp train data=FOLDER`, `allmlp train RECIPE key=value`, `train resume=RUN`."""
 
 import contextlib
 import json
@@ -25,8 +25,8 @@ _FREE_ON_RESUME = ("data.workers", "device", "loggers", "checkpoint_minutes", "p
 class RunResult:
     """What a training call gives back.
 
-    run: the run folder. metrics: what metrics.json says; empty if interrupted. interrupted: whether a signal stopped it,
-    and then signum: which. history: the rows of metrics.csv.
+    run: the run folder. metrics: what metrics.json says; empty if interrupted. interrupted: whether a signal stopped
+    it, and then signum: which. history: the rows of metrics.csv.
     """
 
     run: Path

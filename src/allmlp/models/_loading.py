@@ -158,7 +158,7 @@ def form_of(model: Any, state: Mapping[str, Tensor]) -> FileForm:
     head, stem = (conversion.tensors.get(f"{name}.weight") for name in ("head", model.first_conv))
     return FileForm(
         None if head is None else head.shape[0],
-        None if stem is None or stem.ndim != 4 or hasattr(model, "fit_image_channels") else stem.shape[1],
+        None if stem is None or stem.ndim != 4 else stem.shape[1],
         model.size_from_state(conversion.tensors),
         conversion.folded,
     )

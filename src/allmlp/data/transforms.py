@@ -8,10 +8,12 @@ Shapes: B batch, C channels, H, W height and width of the model's input.
 
 import math
 from collections.abc import Callable
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from allmlp.data.augment import AugmentSettings
@@ -151,6 +153,15 @@ def _imagenet_training(
         mean=spec.mean if spec.channels == 3 else spec.mean * 3,
         std=spec.std if spec.channels == 3 else spec.std * 3,
     )
+    for step in transform.transforms:
+        for operation in (*getattr(step, "ops", ()), *chain(*getattr(step, "policy", ()))):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
     if not settings.erase:
         return transform, None
     return transform, RandomErasing(settings.erase, mode="pixel", max_count=1, device="cpu")
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep the highest bits of every value; 0, which the strongest policies ask for and Pillow 13 refuses, is black."""
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)

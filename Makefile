@@ -1,0 +1,55 @@
+# Everything runs in .venv, which the first target makes. `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+QUICKSTART := runs/quickstart
+DIGITS := runs/digits
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-full lint types imports format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Wanted Python 3.11 or newer; got " + sys.version.split()[0] + ". Type: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup: $(READY) ## make .venv with everything in it
+
+quickstart: $(READY) ## train, evaluate and predict on the embedded digits; ends in a page to look at
+	@if [ -d $(QUICKSTART) ]; then $(BIN)/allmlp train resume=$(QUICKSTART); \
+	else $(BIN)/allmlp train quickstart out=$(QUICKSTART); fi
+	@test -f $(QUICKSTART)/evaluation/metrics.json || $(BIN)/allmlp evaluate $(QUICKSTART)
+	@test -d $(DIGITS) || $(BIN)/allmlp data digits out=$(DIGITS)
+	@$(BIN)/allmlp predict $(QUICKSTART) '$(DIGITS)/val/*/00*.png' out=$(QUICKSTART)/predictions top=3
+	@echo "Open $(QUICKSTART)/report.html"
+
+test: $(READY) ## the default tests
+	$(BIN)/python -m pytest
+
+test-full: $(READY) ## all tests: published sizes whole, several processes, minutes of training
+	ALLMLP_FULL_MODELS=1 $(BIN)/python -m pytest -m ''
+
+lint: $(READY) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## mypy
+	$(BIN)/mypy
+
+imports: $(READY) ## import contracts
+	$(BIN)/lint-imports
+
+format: $(READY) ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## speed of the input pipeline
+	$(BIN)/python benchmarks/input_pipeline.py
+
+clean: ## remove .venv and caches; run folders stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

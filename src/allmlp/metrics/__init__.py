@@ -1,0 +1,1 @@
+"""Numbers that say how good and how costly a network is."""

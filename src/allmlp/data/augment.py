@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from allmlp.data.spec import INTERPOLATIONS
 from allmlp.errors import InputError
 
 RECIPES = ("none", "small", "imagenet")
@@ -56,6 +57,14 @@ class AugmentSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= highest:
                 raise InputError(f"{name} of the augmentation lies in [0, {highest}]; got {value}.")
+        if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
+            raise InputError(f"crop_area is (least, most) in (0, 1], for example (0.08, 1); got {self.crop_area}.")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise InputError(f"crop_ratio is (least, most) above 0, for example (0.75, 1.33); got {self.crop_ratio}.")
+        if self.interpolation not in ("random", *INTERPOLATIONS):
+            raise InputError(
+                f"interpolation is one of random, {', '.join(INTERPOLATIONS)}; got {self.interpolation!r}."
+            )
 
     @property
     def flip_probability(self) -> float:

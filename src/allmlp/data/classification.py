@@ -20,7 +20,7 @@ from allmlp.data.shards import open_shards
 from allmlp.data.source import ImageSource
 from allmlp.data.table import SUFFIXES as TABLE_SUFFIXES
 from allmlp.data.table import open_table
-from allmlp.data.timm_sets import open_timm
+from allmlp.data.timm_sets import TORCH_NAMES, open_timm
 from allmlp.errors import InputError
 
 EMBEDDED = ("digits",)
@@ -110,7 +110,8 @@ def open_classification(
         on_bad_image: "skip" lists images that cannot be read and goes on without them, "stop" raises at the first.
         check_images: Look at every file's header first. None: unless there are more than 100,000.
         classes: Names that integer labels of tables and shards stand for.
-        root, download, options: For named sets; see `open_timm`.
+        root: Folder of a named set (`open_timm`), or the one that a table's relative paths start from.
+        download, options: For named sets; see `open_timm`.
 
     Raises:
         InputError: Nothing there, or not what was wanted; fewer than two classes; a class without images.
@@ -122,7 +123,8 @@ def open_classification(
     else:
         val, more = val.without_unreadable(check_images)
         unreadable += more
-        train_source, val_source = found.source, val.source
+        train_source, val_source = found.source, val.relabelled(found.classes)
+        found.check_classes(train_source.labels, val_source.labels)
     return ClassificationData(
         os.fspath(name_or_path), found.kind, found.classes, train_source, val_source, unreadable, found.notes
     )
@@ -148,16 +150,9 @@ def open_evaluation(
     """
     found, val = _find(name_or_path, on_bad_image, classes, root, download, options)
     used, unreadable = (val or found).without_unreadable(check_images)
-    place = {name: label for label, name in enumerate(classes)}
-    present = [used.classes[label] for label in np.unique(used.source.labels)]
-    if unknown := [name for name in present if name not in place]:
-        raise InputError(
-            f"The data has classes that the model does not know: {', '.join(map(repr, unknown[:10]))}. "
-            f"It knows {', '.join(map(repr, list(classes)[:10]))}{' and more' if len(classes) > 10 else ''}."
-        )
-    chosen = np.arange(len(used.source)) if used.is_val is None else np.flatnonzero(used.is_val)
-    relabel = np.array([place.get(name, -1) for name in used.classes])
-    source = used.source.select(chosen, relabel[used.source.labels[chosen]])
+    source = used.relabelled(classes, None if used.is_val is None else np.flatnonzero(used.is_val))
+    if len(source) == 0:
+        raise InputError(f"Wanted images to evaluate on; none of the validation part of {name_or_path} can be read.")
     nothing = used.source.select(np.arange(0))
     return ClassificationData(
         os.fspath(name_or_path), used.kind, list(classes), nothing, source, unreadable, used.notes
@@ -174,6 +169,8 @@ def _find(
 ) -> tuple[Collection, Collection | None]:
     """The collection of that name; a second one where validation images come apart."""
     name = os.fspath(name_or_path)
+    if not name:
+        raise InputError(f"{_WANTED}; got no name.")
     if name == "digits":
         return open_digits(), None
     prefix, slash, rest = name.partition("/")
@@ -186,7 +183,7 @@ def _find(
     if path.is_dir():
         return open_folder(path, on_bad_image), None
     if path.is_file() and suffix in TABLE_SUFFIXES:
-        return open_table(path, classes, on_bad_image), None
+        return open_table(path, classes, on_bad_image, root), None
     if path.is_file() and suffix == ".tar":
         return open_shards(name, None, classes, on_bad_image), None
     raise InputError(_not_there(name, path))
@@ -198,12 +195,18 @@ def _not_there(name: str, path: Path) -> str:
             return f"{_WANTED}; {name} is an archive: unpack it and type its folder."
         one = "one image" if path.suffix.lower() in IMAGE_SUFFIXES else "some other file"
         return f"{_WANTED}; {name} is {one}."
-    hint = nearest_sibling(path)
-    near = difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.6)
     prefix, slash, rest = name.partition("/")
-    near_prefix = difflib.get_close_matches(prefix.lower(), PREFIXES, n=1, cutoff=0.7) if slash else []
-    if near:
-        hint = f" Did you mean {near[0]}?"
-    elif near_prefix and not hint:
-        hint = f" Did you mean {near_prefix[0]}/{rest}?"
+    if near := _near(name, EMBEDDED):
+        hint = f" Did you mean {near}?"
+    elif sibling := nearest_sibling(path):
+        hint = sibling
+    elif slash and (near := _near(prefix, PREFIXES)):
+        hint = f" Did you mean {near}/{rest}?"
+    else:
+        near = _near(name, TORCH_NAMES)
+        hint = f" Did you mean torch/{near}?" if near else ""
     return f"{_WANTED}; there is no {name}.{hint}"
+
+
+def _near(word: str, known: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)), None)

@@ -22,7 +22,7 @@ class Collection:
         kind: "digits", "folder", "table", "shards" or "timm".
         classes: Class names; a label is a place in this list.
         source: All images, of training and validation.
-        is_val: Which are for validation, bool (N,); None if they are not divided yet.
+        is_val: Which are for validation, bool (N,), at least one of them; None if they are not divided yet.
         names: What tells the images apart when dividing them, wherever the data set lies; by default `source.path`.
         notes: Things worth telling the person.
     """
@@ -72,27 +72,48 @@ class Collection:
         return kept, bad
 
     def divide(self, val_fraction: float, seed: int) -> tuple[ImageSource, ImageSource]:
-        """The training and the validation source.
-
-        The division that came with the data holds; without one, or with an empty validation part, the training images
-        are split by `stratified_split`.
+        """The training and the validation source, as the data came divided or else by `stratified_split`.
 
         Raises:
-            InputError: Fewer than two classes, a class without training images, classes only in the validation part.
+            InputError: A part without images, and what `check_classes` raises.
         """
         labels = self.source.labels
-        is_val = np.zeros(len(labels), dtype=bool) if self.is_val is None else self.is_val
-        train, val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
-        if len(train) == 0:
-            raise InputError(f"Wanted training images; all {len(val)} images here are for validation.")
-        self._check_classes(labels[train], labels[val])
-        if len(val) == 0:
+        if self.is_val is None:
+            self.check_classes(labels)
             names = self.names or [self.source.path(index) for index in range(len(labels))]
-            parts = stratified_split([names[i] for i in train], labels[train], self.classes, val_fraction, seed)
-            train, val = train[parts[0]], train[parts[1]]
+            train, val = stratified_split(names, labels, self.classes, val_fraction, seed)
+        else:
+            train, val = np.flatnonzero(~self.is_val), np.flatnonzero(self.is_val)
+            for part, images, other in (("training", train, "validation"), ("validation", val, "training")):
+                if len(images) == 0:
+                    raise InputError(f"Wanted {part} images; all {len(labels)} that can be read here are for {other}.")
+            self.check_classes(labels[train], labels[val])
         return self.source.select(train), self.source.select(val)
 
-    def _check_classes(self, train: np.ndarray, val: np.ndarray) -> None:
+    def relabelled(self, classes: Sequence[str], chosen: np.ndarray | None = None) -> ImageSource:
+        """The images of these numbers (all by default), their labels places in `classes`, matched by name.
+
+        Raises:
+            InputError: One of them is of another class.
+        """
+        chosen = np.arange(len(self.source)) if chosen is None else chosen
+        labels = self.source.labels[chosen]
+        if unknown := [self.classes[label] for label in np.unique(labels) if self.classes[label] not in classes]:
+            raise InputError(
+                f"There are images of unknown classes: {_some(unknown)}. Known are {_some(classes)}; "
+                "names must agree letter by letter."
+            )
+        place = {name: label for label, name in enumerate(classes)}
+        numbers = np.array([place.get(name, -1) for name in self.classes])
+        return self.source.select(chosen, numbers[labels])
+
+    def check_classes(self, train: np.ndarray, val: np.ndarray | None = None) -> None:
+        """Look at the labels of the training images and, if they came apart, of the validation images.
+
+        Raises:
+            InputError: Fewer than two classes, a class without training images.
+        """
+        val = train if val is None else val
         per_class = np.bincount(train, minlength=len(self.classes))
         in_val = np.bincount(val, minlength=len(self.classes))
         if only_val := _listed(self.classes, (per_class == 0) & (in_val > 0)):
@@ -101,13 +122,20 @@ class Collection:
                 "Add training images of them or remove them; names must agree letter by letter."
             )
         if empty := _listed(self.classes, per_class == 0):
-            raise InputError(f"Wanted images of every class; none that can be read of: {empty}.")
+            raise InputError(
+                f"Wanted images of every class; none that can be read of: {empty}. Add images or remove the class."
+            )
         if len(self.classes) < 2:
-            raise InputError(f"Wanted at least two classes; got one: {self.classes[0]!r}.")
-        if len(val) and (unseen := _listed(self.classes, in_val == 0)):
+            hint = " ".join(["Add images of another.", *self.notes])
+            raise InputError(f"Wanted at least two classes; got one: {self.classes[0]!r}. {hint}")
+        if unseen := _listed(self.classes, in_val == 0):
             self.notes.append(f"Validation has no image of: {unseen}.")
 
 
 def _listed(classes: Sequence[str], chosen: np.ndarray) -> str:
-    names = [repr(classes[index]) for index in np.flatnonzero(chosen)]
+    return _some([classes[index] for index in np.flatnonzero(chosen).tolist()])
+
+
+def _some(names: Sequence[str]) -> str:
+    names = [repr(name) for name in names]
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -9,10 +9,10 @@ import numpy as np
 from allmlp.data.collection import Collection
 from allmlp.data.listing import SUFFIXES, find_images, natural_key, nothing_found
 from allmlp.data.source import FileSource
+from allmlp.data.split import TRAIN_NAMES, VAL_NAMES
+from allmlp.data.table import SUFFIXES as TABLE_SUFFIXES
 from allmlp.errors import InputError
 
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation", "test")  # the first that is there is taken
 _WANTED = "Wanted one folder of images for each class, or train/ and val/ with such folders in them"
 
 
@@ -26,71 +26,64 @@ def open_folder(root: Path, on_bad_image: str = "skip") -> Collection:
         InputError: No images, images without class folders, a class folder without images, classes that only the
             validation part has.
     """
-    names = _folders(root)
-    by_name = {name.lower(): name for name in reversed(names)}
-    train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
-    vals = [by_name[name] for name in VAL_NAMES if name in by_name]
-    others: Counter[str] = Counter()
     notes: list[str] = []
-    if train is not None and (vals or _holds_classes(root / train)):
-        parts = {train: False, **dict.fromkeys(vals[:1], True)}
-        if vals[1:]:
-            notes.append(f"{vals[0]}/ is taken for validation; {', '.join(vals[1:])} is left aside.")
-    elif train is None and vals and len(vals) == len(names) and _holds_classes(root / vals[0]):
-        parts = {vals[0]: True}
-    else:
-        parts = {".": False}
-    found = {part: _classes_of(root, part, is_val, others, notes) for part, is_val in parts.items()}
+    others: Counter[str] = Counter()
+    parts = _parts(root, notes)
+    found = {part: _classes_of(root / part, is_val, others, notes) for part, is_val in parts.items()}
     classes = sorted({name for part in found.values() for name in part}, key=natural_key)
-    if train in found:
-        surplus = [name for name in classes if name not in found[train]]  # type: ignore[index]
-        if surplus:
+    for part, is_val in parts.items():
+        if not is_val and (surplus := [name for name in classes if name not in found[part]]):
             raise InputError(
-                f"{root / vals[0]} has classes that {root / train} has not: {', '.join(map(repr, surplus))}. "  # type: ignore[operator]
+                f"The validation part of {root} has classes that {root / part} has not: "
+                f"{', '.join(map(repr, surplus))}. "
                 "Add training images of them or remove them; names must agree letter by letter."
             )
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         notes.append(f"Files that are not images by their names were left out: {kinds}.")
+    if len(classes) == 1 and (inner := _folders(root / next(iter(parts)) / classes[0])):
+        notes.append(f"If {', '.join(inner[:3])} are the classes, type {root / next(iter(parts)) / classes[0]}.")
     number = {name: label for label, name in enumerate(classes)}
-    paths, labels, is_val = [], [], []
-    for part, per_class in found.items():
-        for name, files in per_class.items():
-            paths += [name_in(part, name, file) for file in files]
-            labels += [number[name]] * len(files)
-            is_val += [parts[part]] * len(files)
-    source = FileSource(root, paths, labels, on_bad_image)
-    return Collection(
-        "folder", classes, source, np.array(is_val) if len(parts) > 1 or any(is_val) else None, paths, notes
-    )
+    rows = [
+        (file if part == "." else f"{part}/{file}", number[name], is_val)
+        for part, is_val in parts.items()
+        for name, files in found[part].items()
+        for file in files
+    ]
+    paths = [path for path, _, _ in rows]
+    source = FileSource(root, paths, [label for _, label, _ in rows], on_bad_image)
+    held_out = np.array([is_val for _, _, is_val in rows]) if any(parts.values()) else None
+    return Collection("folder", classes, source, held_out, paths, notes)
 
 
-def name_in(part: str, name: str, file: str) -> str:
-    """The path below the root, with "/" between."""
-    return f"{name}/{file}" if part == "." else f"{part}/{name}/{file}"
+def _parts(root: Path, notes: list[str]) -> dict[str, bool]:
+    """The folders below `root` that hold class folders, "." for itself, and whether they are for validation."""
+    names = _folders(root)
+    by_name = {name.lower(): name for name in reversed(names)}
+    train = next((by_name[name] for name in TRAIN_NAMES if name in by_name), None)
+    vals = [by_name[name] for name in VAL_NAMES if name in by_name]
+    if train is not None and (vals or _holds_classes(root / train)):
+        if vals[1:] or (vals and vals[0].lower() == "test"):
+            aside = f"; {', '.join(vals[1:])} is left aside" if vals[1:] else ""
+            notes.append(f"{vals[0]}/ is taken for validation{aside}.")
+        return {train: False, **dict.fromkeys(vals[:1], True)}
+    if train is None and vals and len(vals) == len(names) and _holds_classes(root / vals[0]):
+        return {vals[0]: True}
+    return {".": False}
 
 
-def _classes_of(root: Path, part: str, is_val: bool, others: Counter[str], notes: list[str]) -> dict[str, list[str]]:
-    """The image files of each class folder, relative to it; adds to `others` and `notes`."""
-    folder = root / part
+def _classes_of(folder: Path, is_val: bool, others: Counter[str], notes: list[str]) -> dict[str, list[str]]:
+    """The image files of each class folder, as CLASS/FILE; adds to `others` and `notes`."""
     names = _folders(folder)
-    loose = sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in os.listdir(folder))
     if not names:
-        what = (
-            f"it holds {loose} images and no folders"
-            if loose
-            else "it is empty"
-            if not os.listdir(folder)
-            else ("it holds no folders")
-        )
-        raise InputError(f"{_WANTED}, at {folder}; {what}.")
+        raise InputError(f"{_WANTED}, at {folder}; {_instead(folder)}")
     found: dict[str, list[str]] = {}
     empty: list[str] = []
     for name in names:
         files, elsewise = find_images(folder / name)
         others.update(elsewise)
         if files:
-            found[name] = files
+            found[name] = [f"{name}/{file}" for file in files]
         else:
             empty.append(f"{name!r}: {nothing_found(elsewise)}")
     if not found:
@@ -102,15 +95,32 @@ def _classes_of(root: Path, part: str, is_val: bool, others: Counter[str], notes
             f"Wanted images in every class folder of {folder}; none in {'; '.join(empty[:5])}. "
             "Add images or remove the folder."
         )
-    if loose:
+    if loose := sum(map(_is_image, os.listdir(folder))):
         notes.append(f"{loose} images that lie directly in {folder} belong to no class and were left out.")
     return found
 
 
+def _instead(folder: Path) -> str:
+    """What a folder without folders holds, and what to do."""
+    files = sorted(os.listdir(folder))
+    suffixes = [os.path.splitext(name)[1].lower() for name in files]
+    if images := sum(map(_is_image, files)):
+        return f"it holds {images} images and no folders. Make a folder for each class and move the images there."
+    if ".tar" in suffixes:
+        return f"it holds tar shards. Type wds/{folder}."
+    for name, suffix in zip(files, suffixes):
+        if suffix in TABLE_SUFFIXES:
+            return f"it holds a table. Type {folder / name}."
+    return f"{nothing_found(Counter(suffix or '(none)' for suffix in suffixes))}."
+
+
 def _holds_classes(folder: Path) -> bool:
     """Whether images lie in folders below, and none beside these."""
-    entries = os.listdir(folder)
-    return bool(_folders(folder)) and not any(os.path.splitext(name)[1].lower() in SUFFIXES for name in entries)
+    return bool(_folders(folder)) and not any(map(_is_image, os.listdir(folder)))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _folders(folder: Path) -> list[str]:

@@ -92,7 +92,7 @@ def _glob(path: Path) -> list[Path]:
 def nearest_sibling(path: Path) -> str:
     """ " Did you mean X?" for a missing path, from what lies beside it, or an empty text."""
     parent = path.parent
-    names = sorted(os.listdir(parent)) if parent.is_dir() else []
+    names = sorted(name for name in os.listdir(parent) if not _is_hidden(name)) if parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     return f" Did you mean {parent / near[0]}?" if near else ""
 

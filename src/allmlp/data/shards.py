@@ -20,9 +20,9 @@ from PIL import Image
 
 from allmlp.data.collection import Collection
 from allmlp.data.image_file import check_stream, decode_image
-from allmlp.data.image_folder import TRAIN_NAMES, VAL_NAMES
 from allmlp.data.listing import SUFFIXES, natural_key, nearest_sibling
 from allmlp.data.source import ImageSource, PackedStrings, Size
+from allmlp.data.split import TRAIN_NAMES, VAL_NAMES
 from allmlp.data.table import number_classes
 from allmlp.errors import InputError
 
@@ -121,10 +121,10 @@ def open_shards(
             shards.append(file)
     if not found:
         raise InputError(f"Wanted images with labels (.jpg and .cls members) in the shards at {path}; there are none.")
-    numbers = np.array([(shard, place.offset, place.size) for shard, _, place in found])
+    number, offset, size = np.array([(shard, place.offset, place.size) for shard, _, place in found]).T
     names, labels = number_classes([place.label for _, _, place in found], classes, str(path))
     members = [place.name for _, _, place in found]
-    source = TarSource(shards, *numbers.T.copy(), members, labels, on_bad_image)
+    source = TarSource(shards, number, offset, size, members, labels, on_bad_image)
     is_val = np.array([val for _, val, _ in found]) if "val" in splits else None
     return Collection("shards", names, source, is_val, members)
 
@@ -181,8 +181,13 @@ def _splits(path: Path) -> dict[str, list[str]]:
         return {"all": files}
     for name in ("_info.json", "info.json"):
         if (path / name).is_file():
-            listed = json.loads((path / name).read_text()).get("splits", {})
-            named = {split: [str(path / file) for file in entry["filenames"]] for split, entry in listed.items()}
+            try:
+                listed = json.loads((path / name).read_text(encoding="utf-8"))["splits"]
+                named = {split: [str(path / file) for file in entry["filenames"]] for split, entry in listed.items()}
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise InputError(
+                    f'Cannot read {path / name}: {error!r}. Wanted {{"splits": {{"train": {{"filenames": [...]}}}}}}.'
+                ) from None
             return _two_parts(named, path)
     below = {entry.name: sorted(map(str, entry.glob("*.tar")), key=natural_key) for entry in path.iterdir()}
     if any(below.get(name) for name in TRAIN_NAMES):

@@ -1,11 +1,16 @@
 """Divide labelled images into a training and a validation part, class by class."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from allmlp.errors import InputError
+
+# What the parts are called in folders, tables and shards; the first that is there is taken.
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation", "test")
 
 
 def stratified_split(
@@ -28,7 +33,7 @@ def stratified_split(
         InputError: The fraction leaves a class no image on one side.
     """
     if not 0 < fraction < 1:
-        raise InputError(f"val_fraction lies between 0 and 1; got {fraction}. Type for example val_fraction=0.2.")
+        raise InputError(f"val_fraction lies between 0 and 1; got {fraction}. Type for example data.val_fraction=0.2.")
     digests = np.array([_digest(seed, name) for name in names], dtype="S16")
     chosen = np.zeros(len(names), dtype=bool)
     for label in np.unique(labels):
@@ -51,5 +56,8 @@ def _too_few(name: str, images: int, fraction: float, count: int) -> str:
     message = f"The class {name!r} has {counted}; val_fraction={fraction} leaves none for {side}."
     if images < 2:
         return f"{message} Wanted at least 2 images a class: add some, or remove the class."
-    mend = f"{0.5 / images:.3f} or more" if count == 0 else f"{1 - 0.5 / images:.3f} or less"
-    return f"{message} Type val_fraction={mend}, or add images of this class."
+    if count == 0:
+        mend = f"{math.ceil(500 / images) / 1000} or more"
+    else:
+        mend = f"{(math.ceil(1000 - 500 / images) - 1) / 1000} or less"
+    return f"{message} Type data.val_fraction={mend}, or add images of this class."

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from allmlp.data.collection import Collection
-from allmlp.data.image_folder import TRAIN_NAMES, VAL_NAMES
+from allmlp.data.listing import SUFFIXES as IMAGE_SUFFIXES
 from allmlp.data.listing import natural_key
 from allmlp.data.source import FileSource
+from allmlp.data.split import TRAIN_NAMES, VAL_NAMES
 from allmlp.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".pq")
@@ -21,19 +22,26 @@ _INTEGER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0+)?")  # 007 is a name
 _HEADER = "Wanted a table with the columns path and label (and perhaps split), named in its first line"
 
 
-def open_table(path: Path, classes: Sequence[str] | None = None, on_bad_image: str = "skip") -> Collection:
+def open_table(
+    path: Path,
+    classes: Sequence[str] | None = None,
+    on_bad_image: str = "skip",
+    root: str | os.PathLike[str] | None = None,
+) -> Collection:
     """Read a table of images.
 
-    Columns: `path`, absolute or from the table's folder; `label`, class names or numbers; `split` if there is one:
+    Columns: `path`, absolute or from `root`; `label`, class names or numbers; `split` if there is one:
     train, or val, valid, validation, test (if both val and test occur, val is taken).
 
     Args:
         path: A .csv, .tsv or .parquet file.
         classes: Class names that integer labels are places in. None: the labels themselves are the names, numbers in
             numerical order.
+        root: Where relative paths start; by default the table's folder.
 
     Raises:
-        InputError: Missing columns, empty cells, negative or too large labels, unknown names, one path with two labels.
+        InputError: Missing columns, empty cells, negative or too large labels, unknown names, one path with two labels,
+            none of the files there.
     """
     rows = _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
     if not rows["path"]:
@@ -43,12 +51,18 @@ def open_table(path: Path, classes: Sequence[str] | None = None, on_bad_image: s
             if value == "":
                 raise InputError(f"Wanted a {column} in every row of {path}; row {number + 1} has none.")
     paths = [_local(name) for name in rows["path"]]
+    folder = path.parent if root is None else Path(root).expanduser()
+    if not any((folder / name).exists() for name in paths):
+        raise InputError(
+            f"None of the {len(paths)} files that {path} names is there; the first would be {folder / paths[0]}. "
+            f"Relative paths start from {folder}; type data.root=FOLDER for another."
+        )
     names, labels = number_classes(rows["label"], classes, str(path))
     notes: list[str] = []
     is_val, chosen = _division(rows.get("split"), path, len(paths), notes)
     chosen = _without_repeats(paths, labels, chosen, path, notes)
     paths, labels = [paths[row] for row in chosen], [labels[row] for row in chosen]
-    source = FileSource(path.parent, paths, labels, on_bad_image)
+    source = FileSource(folder, paths, labels, on_bad_image)
     return Collection("table", names, source, None if is_val is None else is_val[chosen], paths, notes)
 
 
@@ -94,7 +108,9 @@ def _places(columns: list[str], path: Path) -> dict[str, int]:
     missing = [name for name in ("path", "label") if name not in columns]
     if missing:
         near = [match for name in missing for match in difflib.get_close_matches(name, columns, n=1)]
-        hint = f" Rename {near[0]}?" if near else ""
+        hint = f" Rename {near[0]}?" if near else " Rename the columns." if columns else ""
+        if any(os.path.splitext(name)[1] in IMAGE_SUFFIXES for name in columns):
+            hint = " Put the line path,label before the first row."
         raise InputError(f"{_HEADER}; {path} has {', '.join(columns) or 'nothing'}.{hint}")
     return {name: columns.index(name) for name in ("path", "label", "split") if name in columns}
 
@@ -149,7 +165,7 @@ def _division(
     if present[1:]:
         notes.append(f"Rows of the split {present[0]!r} are taken for validation; {_some(present[1:])} left aside.")
     used = [row for row, value in enumerate(values) if value in (*TRAIN_NAMES, *present[:1])]
-    return np.array([value in VAL_NAMES for value in values]), used
+    return np.array([value in VAL_NAMES for value in values]) if present else None, used
 
 
 def _without_repeats(paths: list[str], labels: list[int], rows: list[int], path: Path, notes: list[str]) -> list[int]:

@@ -78,10 +78,12 @@ def open_timm(
         root: Folder that holds (or will hold) the data; by default a folder of the user's cache.
         download: Fetch what is not there yet (torch/; hfds/ decides by itself).
         on_bad_image: See `ImageSource`.
-        options: Passed on, e.g. input_key and target_key of hfds/; also train_split and val_split.
+        options: Passed on, e.g. input_key and target_key of hfds/; also train_split, and val_split (None: the training
+            part is to be divided).
 
     Raises:
-        InputError: An unknown or absent data set, a missing package, a kind that can only be streamed.
+        InputError: An unknown or absent data set, a missing package, a kind that can only be streamed, labels that are
+            not the numbers of classes.
     """
     prefix, _, rest = name.partition("/")
     if prefix in ("tfds", "hfids"):
@@ -97,25 +99,20 @@ def open_timm(
         raise InputError(f"{name} wants the package datasets; type pip install datasets.")
     settings = dict(options or {})
     split = settings.pop("train_split", "train")
-    val_splits = [settings.pop("val_split")] if "val_split" in settings else list(_VAL_SPLITS)
+    wanted = settings.pop("val_split", "")
     folder = Path(root).expanduser() if root is not None else default_root() / prefix
     train = _create(name, folder, split, download, settings)
-    val, problem = None, None
-    for val_split in val_splits:
+    found = _collection(f"{name}/{split}", train, on_bad_image)
+    for val_split in _VAL_SPLITS if wanted == "" else () if wanted is None else (wanted,):
         try:
             val = _create(name, folder, val_split, download, settings)
-            if getattr(val, "samples", 0) == getattr(train, "samples", 1):  # image_folder without a folder of that name
-                val = None
-                continue
-            break
-        except InputError as error:
-            problem = error
-    if val is None and len(val_splits) == 1 and problem is not None:
-        raise problem
-    return (
-        _collection(f"{name}/{split}", train, on_bad_image),
-        None if val is None else _collection(f"{name}/{val_split}", val, on_bad_image),
-    )
+        except InputError:
+            if wanted:
+                raise
+            continue
+        if getattr(val, "samples", 0) != getattr(train, "samples", 1):  # equal: image_folder has no folder of that name
+            return found, _collection(f"{name}/{val_split}", val, on_bad_image)
+    return found, None
 
 
 def default_root() -> Path:
@@ -136,24 +133,43 @@ def _create(name: str, root: Path, split: str, download: bool, settings: Mapping
 
 
 def _collection(name: str, dataset: Any, on_bad_image: str) -> Collection:
+    labels = _labels(dataset, name)
+    classes = _class_names(dataset) or [str(number) for number in range(max(labels, default=0) + 1)]
+    for number, label in enumerate(labels):
+        if not 0 <= label < len(classes):
+            raise InputError(
+                f"Labels lie in 0 to {len(classes) - 1}; image {number} of {name} has {label}. A part whose labels are "
+                "kept secret has -1: type data.options.val_split=NAME, or =null to divide the training part."
+            )
     if samples := getattr(dataset, "samples", None):  # files in class folders
-        source: ImageSource = FileSource(Path(), [path for path, _ in samples], [n for _, n in samples], on_bad_image)
+        paths = [os.path.relpath(path, dataset.root) for path, _ in samples]
+        source: ImageSource = FileSource(dataset.root, paths, labels, on_bad_image)
     else:
-        source = TimmSource(name, dataset, np.array([int(label) for label in _labels(dataset)]), on_bad_image)
-    classes = _class_names(dataset) or [str(number) for number in range(int(source.labels.max()) + 1)]
+        source = TimmSource(name, dataset, np.array(labels), on_bad_image)
     return Collection("timm", classes, source, names=[f"{name}/{number}" for number in range(len(source))])
 
 
-def _labels(dataset: Any) -> Any:
-    if (reader := getattr(dataset, "reader", None)) is not None and hasattr(reader, "iter_targets"):
-        return reader.iter_targets()
-    targets = getattr(dataset, "targets", None)
-    return targets if targets is not None else (dataset[number][1] for number in range(len(dataset)))
+def _labels(dataset: Any, name: str) -> list[int]:
+    """The class numbers of a data set, without decoding its images."""
+    if (reader := getattr(dataset, "reader", None)) is not None:
+        labels = reader.iter_targets()
+    elif hasattr(dataset, "targets"):
+        labels = dataset.targets
+    else:
+        labels = (label for label, _ in dataset.index)  # inaturalist
+    # qmnist's targets are rows of which the first number is the class.
+    rows = np.array(labels if hasattr(labels, "__len__") else list(labels))
+    rows = rows[:, 0] if rows.ndim == 2 else rows
+    if rows.dtype.kind not in "iu":
+        raise InputError(
+            f"Wanted labels that are whole numbers in {name}; got {rows[0]!r}. Type data.options.target_key=COLUMN."
+        )
+    return rows.tolist()
 
 
 def _class_names(dataset: Any) -> list[str] | None:
     if (reader := getattr(dataset, "reader", None)) is not None:
         numbers = getattr(reader, "class_to_idx", None) or {}
         return [str(name) for name in sorted(numbers, key=numbers.__getitem__)] or None
-    names = getattr(dataset, "classes", None)
+    names = getattr(dataset, "classes", None) or getattr(dataset, "all_categories", None)
     return [", ".join(name) if isinstance(name, tuple) else str(name) for name in names] if names else None

@@ -68,12 +68,13 @@ class ImageTransform:
     def at_least(self) -> tuple[int, int] | None:
         """(height, width) below which a picture need not be decoded, or None where every pixel counts.
 
-        Only in training: evaluation reads every file whole, so that its numbers are those of other tools.
+        Only in training: evaluation reads every file whole, so that its numbers are those of other tools. Of a picture
+        decoded at twice this, the least random crop still has as many pixels as the model takes.
         """
-        if not self.training or self.random_prepare:
+        if not self.training:
             return None
-        height, width = self.spec.size
-        return math.ceil(height / self.spec.crop_pct), math.ceil(width / self.spec.crop_pct)
+        part = 2 * math.sqrt(self.settings.crop_area[0]) if self.random_prepare else self.spec.crop_pct
+        return math.ceil(self.spec.height / part), math.ceil(self.spec.width / part)
 
     def __call__(self, picture: Picture, generator: torch.Generator | None = None) -> Tensor:
         """Transform one picture; `generator` gives the randomness when training (the global one if None)."""
@@ -101,10 +102,10 @@ class ImageTransform:
 
     def finish(self, prepared: Tensor, seeds: list[int]) -> Tensor:
         """Augment and normalise a batch from `prepare`: (B, C, H, W) -> float32 (B, C, H, W), image b by `seeds[b]`."""
-        images = prepared.to(torch.float32, copy=True)
         if self.recipe == "small":
-            images = augment_small(images, self.settings, seeds, erase_with=self._mean)
-        images = images.mul_(self._factor).sub_(self._offset)
+            prepared = prepared.to(torch.float32, copy=True)
+            prepared = augment_small(prepared, self.settings, seeds, erase_with=self._mean)
+        images = (prepared * self._factor).sub_(self._offset)
         if self._erase is not None:
             for image, seed in zip(images, seeds):
                 with seeded(sample_seed(seed, 1)):
@@ -140,19 +141,25 @@ def _imagenet_training(
             f'The "imagenet" augmentation wants grey or RGB images; got {spec.channels} channels. '
             'Type augment "small" instead.'
         )
-    transform = create_transform(
-        input_size=(3, *spec.size),
-        is_training=True,
-        use_prefetcher=True,
-        scale=settings.crop_area,
-        ratio=settings.crop_ratio,
-        hflip=settings.flip_probability,
-        color_jitter=settings.color_jitter or None,  # type: ignore[arg-type]  # timm: None is off
-        auto_augment=settings.auto_augment or None,
-        interpolation=settings.interpolation,
-        mean=spec.mean if spec.channels == 3 else spec.mean * 3,
-        std=spec.std if spec.channels == 3 else spec.std * 3,
-    )
+    policy = settings.auto_augment or None
+    try:
+        transform = create_transform(
+            input_size=(3, *spec.size),
+            is_training=True,
+            use_prefetcher=True,
+            scale=settings.crop_area,
+            ratio=settings.crop_ratio,
+            hflip=settings.flip_probability,
+            color_jitter=settings.color_jitter or None,  # type: ignore[arg-type]  # timm: None is off
+            auto_augment=policy,
+            interpolation=settings.interpolation,
+            mean=spec.mean if spec.channels == 3 else spec.mean * 3,
+            std=spec.std if spec.channels == 3 else spec.std * 3,
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise InputError(
+            f"auto_augment wants a policy of timm's, such as rand-m9-mstd0.5-inc1; got {policy!r}."
+        ) from error
     for step in transform.transforms:
         for operation in (*getattr(step, "ops", ()), *chain(*getattr(step, "policy", ()))):
             if operation.name.startswith("Posterize"):

@@ -116,7 +116,11 @@ def match_checkpoint(model: Any, state: dict[str, Tensor]) -> Conversion:
             f"The file holds {name}'s training form ({conversion.layout}) and the model is folded. "
             "Load it into the unfolded model, then call allmlp.fold(model)."
         )
-    old, new = model.size_from_state(conversion.tensors), model.arguments.get("img_size")
+    try:
+        old = model.size_from_state(conversion.tensors)
+    except KeyError:  # the tensor that tells is not there, which the comparison of keys will say
+        old = None
+    new = model.arguments.get("img_size")
     if old is not None and old != new:
         method = model.loading_method(conversion.tensors, old, new)
         resized = model.resize_state(conversion.tensors, old, new, method)
@@ -170,15 +174,15 @@ def _convert(model: Any, state: dict[str, Tensor]) -> Conversion:
         for layout in model.layouts:
             if layout.detect(state):
                 return layout.convert(state)
+    from allmlp.models import architecture_of
+
+    other = architecture_of(state)
     # A folded model may share few keys with its own training form, whose mark then tells.
-    if len(shared) > len(state) // 2 or model.train_only_key in state:
+    if len(shared) > len(state) // 2 or (other is None and model.train_only_key in state):
         conversion = Conversion(OWN_LAYOUT, folded=model.train_only_key not in state)
         for key, tensor in state.items():
             conversion.put(key, tensor, key)
         return conversion
-    from allmlp.models import architecture_of
-
-    other = architecture_of(state)
     known = ", ".join([*(layout.name for layout in model.layouts), "this package's own"])
     looks = f"it looks like {other}" if other else f"its keys begin {', '.join(list(state)[:4])}"
     raise InputError(

@@ -31,9 +31,10 @@ _TOKENIZER_DROP = {"performer": 0.1, "transformer": 0.0}  # by the authors' name
 def sinusoid(length: int, width: int) -> Float[Tensor, "1 n c"]:
     """Fixed positions: at place p, sin(p / 10000^(j / width)) in each even channel j, its cosine in channel j + 1."""
     places = torch.arange(length, dtype=torch.float64)[:, None]
-    channels = torch.arange(width)
-    angles = places / 10000 ** (2 * (channels // 2) / width)
-    return torch.where(channels % 2 == 0, angles.sin(), angles.cos()).float()[None]
+    channels = torch.arange(width, dtype=torch.float64)
+    odd = channels % 2
+    angles = places / 10000 ** ((channels - odd) / width)
+    return torch.where(odd == 0, angles.sin(), angles.cos()).float()[None]
 
 
 @torch.fx.wrap

@@ -30,7 +30,8 @@ def to_tree(items: Mapping[str, Any]) -> dict[str, Any]:
     """Nest dotted keys and expand shorthands.
 
     A string value keeps its spelling for the schema to convert, unless it is a list, a mapping, or a value inside a
-    free-form mapping (`model.args.depth=4`): those are read as YAML.
+    free-form mapping (`model.args.depth=4`): those are read as YAML. "none" and "null" mean nothing where the key can
+    be without a value; elsewhere ("progress=none") they are words like others.
 
     Example:
         `{"data": "digits", "optim.lr": "1e-3", "model": {"args": {"depth": 4}}}` gives
@@ -46,7 +47,8 @@ def to_tree(items: Mapping[str, Any]) -> dict[str, Any]:
             merge(tree, to_tree(flat))
             continue
         free = any(key.startswith(f"{name}.") and _is_free_form(kind) for name, kind in keys.items())
-        if isinstance(value, str) and (free or value[:1] in "[{" or value in ("null", "none", "None", "")):
+        nothing = value in ("null", "none", "None", "") and type(None) in typing.get_args(keys.get(key))
+        if isinstance(value, str) and (free or nothing or value[:1] in ("[", "{")):
             value = read_value(value)
         _put(tree, key.split("."), value)
     return tree

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)  # tiny tensors gain nothing from more, and tests may share the machine
 
 # ALLMLP_GOLDENS overrides where the golden numbers lie; beside the project by default.
 GOLDENS = Path(os.environ.get("ALLMLP_GOLDENS", Path(__file__).parents[2] / "shared" / "goldens"))

@@ -158,8 +158,17 @@ def create_model(
     arguments: dict[str, Any] = {**overrides, "num_classes": num_classes, "in_chans": in_chans}
     if img_size is not None:
         arguments["img_size"] = to_size(img_size)
+    network: Any
     if name.startswith("timm/"):
-        return _create_timm(name.removeprefix("timm/"), arguments)
+        network, arguments = _create_timm(name.removeprefix("timm/"), arguments)
+    else:
+        network = _create_ours(name, arguments)
+    if not hasattr(network, "arguments"):  # ours keep them themselves; a run writes down what builds its network again
+        network.arguments = {key: value for key, value in arguments.items() if value is not None}
+    return network
+
+
+def _create_ours(name: str, arguments: dict[str, Any]) -> nn.Module:
     registered = PREFIX + entry(name).name
     try:
         return timm.create_model(registered, **arguments)
@@ -169,13 +178,14 @@ def create_model(
         raise InputError(f"{name}: {error}. `allmlp info {name}` shows what its constructor takes.") from error
 
 
-def _create_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
+def _create_timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, and the arguments it took: those that have no use for an image size are built without."""
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise InputError(f"Wanted the name of a timm model; got {name!r}. Nearest: {', '.join(near) or 'none'}.")
     try:
-        return timm.create_model(name, **arguments)
+        return timm.create_model(name, **arguments), arguments
     except TypeError as error:
         if "img_size" not in str(error) or "img_size" not in arguments:
             raise InputError(f"timm/{name}: {error}.") from error
-        return timm.create_model(name, **{key: value for key, value in arguments.items() if key != "img_size"})
+        return _create_timm(name, {key: value for key, value in arguments.items() if key != "img_size"})

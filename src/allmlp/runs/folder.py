@@ -1,5 +1,6 @@
 """The run folder: which file is where, and how one comes to be."""
 
+import atexit
 import contextlib
 import csv
 import difflib
@@ -133,22 +134,31 @@ def create_run(recipe: Recipe, out: str | Path | None = None) -> RunFolder:
     Raises:
         InputError: `out` exists or cannot be made.
     """
-    if out is not None:
-        path = Path(out).expanduser()
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError as error:
-            raise InputError(
-                f"Wanted a new folder for the run; {path} exists. To go on with that run: allmlp train resume={path}. "
-                "To start another, name another folder: out=..."
-            ) from error
-        except OSError as error:
-            raise InputError(f"Wanted to make the folder {path}; the system refused: {error.strerror}.") from error
-    else:
-        path = _numbered(Path("runs") / recipe.task / _default_name(recipe))
+    path = new_folder(out, Path("runs") / recipe.task / _default_name(recipe))
     run = RunFolder(path)
     write_text(run.recipe, dump_recipe(recipe, f"Trained by: allmlp train {run.recipe}\nEvery key, defaults included."))
     return run
+
+
+def new_folder(out: str | Path | None, default: Path) -> Path:
+    """Make the folder `out`; without it the default, with a number behind it if that exists.
+
+    Raises:
+        InputError: `out` exists, or the folder cannot be made.
+    """
+    if out is None:
+        return _numbered(default)
+    path = Path(out).expanduser()
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        raise InputError(
+            f"Wanted a new folder; {path} exists. To go on with what is in it: resume={path}. To start anew, name "
+            "another folder: out=..."
+        ) from error
+    except OSError as error:
+        raise InputError(f"Wanted to make the folder {path}; the system refused: {error.strerror}.") from error
+    return path
 
 
 def _default_name(recipe: Recipe) -> str:
@@ -211,7 +221,8 @@ def is_writer() -> bool:
 
 
 def scratch_run(recipe: Recipe) -> RunFolder:
-    """A run folder in a temporary place, for a training process that does not write."""
+    """A run folder in a temporary place, for a training process that does not write; it goes with the process."""
     folder = RunFolder(Path(tempfile.mkdtemp(prefix="allmlp-")))
+    atexit.register(shutil.rmtree, folder.path, ignore_errors=True)
     write_text(folder.recipe, dump_recipe(recipe))
     return folder

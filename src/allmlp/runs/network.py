@@ -101,8 +101,7 @@ def model_config(
 
     `timm.create_model("local-dir:RUN", pretrained=True)` reads it.
     """
-    ours = isinstance(network, AllMlpModel)
-    arguments = dict(network.arguments) if isinstance(network, AllMlpModel) else dict(group.args)
+    arguments: Any = getattr(network, "arguments", group.args)
     count = arguments.get("num_classes") or group.num_classes or len(classes)
     names = [*classes, *(f"class {index}" for index in range(len(classes), count))]
     # The file lies beside config.json: nothing here points at another one.
@@ -118,14 +117,10 @@ def model_config(
         "num_classes": count,
         "num_features": getattr(network, "num_features", None),
         "label_names": names,
-        "model_args": {**arguments, "num_classes": count, **({} if ours else _sizes(group))},
+        "model_args": {**arguments, "num_classes": count},
         "pretrained_cfg": pretrained_cfg,
         "allmlp": {"version": __version__, "task": task, "name": group.name, "classes": list(classes)},
     }
-
-
-def _sizes(group: ModelGroup) -> dict[str, Any]:
-    return {key: getattr(group, key) for key in ("img_size", "in_chans") if getattr(group, key) is not None}
 
 
 def _timm_name(name: str) -> str:
@@ -178,7 +173,7 @@ def _load_plain(
 
     own = network.state_dict()
     adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    if adapt is not None and not own.keys() <= state.keys():
+    if adapt is not None and any(key not in state or state[key].shape != own[key].shape for key in own):
         state = dict(adapt(state, network))
     head = config_of(network).get("classifier") or ""
     heads = [head] if isinstance(head, str) else list(head)

@@ -1,13 +1,16 @@
 """One call registers every size of an architecture with timm, as `allmlp_NAME`."""
 
+import copy
 import difflib
 import fnmatch
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -20,7 +23,7 @@ PREFIX = "allmlp_"
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered name: its class, the arguments of its size, and its default image size."""
+    """A registered name: its class, the arguments of its size, its default image size, and how it mixes tokens."""
 
     name: str
     model_class: type[nn.Module]
@@ -28,6 +31,7 @@ class Entry:
     img_size: Size
     published: bool = True
     pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
+    mixing: str = "MLP"  # or "attention", "convolution"
 
 
 _entries: dict[str, Entry] = {}
@@ -57,7 +61,6 @@ def register(
         licence, url: of the official code.
         out_indices: what `features_only` returns by default.
     """
-    module = sys.modules[model_class.__module__]
     for name, size in sizes.items():
         arguments = dict(size)
         side = to_size(arguments.pop("img_size", nano_img_size if name.endswith("_nano") else img_size))
@@ -78,14 +81,19 @@ def register(
         if not model_class.size_bound:
             arguments.setdefault("img_size", side)
         _entries[name] = Entry(name, model_class, arguments, side, not name.endswith("_nano"), cfg)
-        entrypoint = _entrypoint(model_class, PREFIX + name, arguments, out_indices)
-        entrypoint.__module__ = module.__name__
-        module.default_cfgs = {  # type: ignore[attr-defined]
-            **getattr(module, "default_cfgs", {}),
-            **generate_default_cfgs({PREFIX + name: cfg}),
-        }
-        setattr(module, entrypoint.__name__, entrypoint)
-        register_model(entrypoint)
+        _tell_timm(model_class.__module__, _entrypoint(model_class, PREFIX + name, arguments, out_indices), cfg)
+
+
+def _tell_timm(module: str, entrypoint: Any, cfg: Mapping[str, Any]) -> None:
+    """Register a function that builds a model with timm, as if it were written in that module."""
+    place, name = sys.modules[module], entrypoint.__name__
+    entrypoint.__module__ = module
+    place.default_cfgs = {  # type: ignore[attr-defined]
+        **getattr(place, "default_cfgs", {}),
+        **generate_default_cfgs({name: dict(cfg)}),
+    }
+    setattr(place, name, entrypoint)
+    register_model(entrypoint)
 
 
 def _entrypoint(
@@ -113,9 +121,58 @@ def _for_timm(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Ten
     return match_checkpoint(model, dict(state)).tensors
 
 
-def register_control(name: str, model_class: type[nn.Module], arguments: Mapping[str, Any], img_size: Size) -> None:
-    """Add a name whose class lives in timm or follows timm's conventions (see controls.py)."""
-    _entries[name] = Entry(name, model_class, arguments, img_size, published=False)
+def register_control(
+    name: str,
+    model_class: type[nn.Module],
+    arguments: Mapping[str, Any],
+    *,
+    module: str,
+    first_conv: str | None,
+    classifier: str,
+    img_size: int = 32,
+    out_indices: Sequence[int] | None = None,
+) -> None:
+    """Add a name whose class is timm's or follows timm's conventions, and register it with timm as `allmlp_NAME`.
+
+    Args:
+        model_class: built by `model_class(**arguments)`; one without an `img_size` takes images of any size.
+        module: the module that timm shall list it under.
+        first_conv, classifier: paths of the layer that reads images, if it is a convolution, and of the classifier.
+        img_size: default height and width in pixels.
+        out_indices: what `features_only` returns by default; None if the class has no feature maps.
+    """
+    size_bound = "img_size" in inspect.signature(model_class).parameters
+    side = to_size(img_size)
+    cfg = {
+        "num_classes": 1000,
+        "input_size": (3, *side),
+        "fixed_input_size": size_bound,
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": first_conv,
+        "classifier": classifier,
+    }
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if not size_bound:
+            kwargs.pop("img_size", None)
+        if kwargs.get("features_only") and out_indices is None:
+            raise InputError(f"Wanted feature maps; {name} has none. Take another model, such as resnet_nano.")
+        return build_model_with_cfg(
+            model_class,
+            PREFIX + name,
+            pretrained,
+            feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+            **{**copy.deepcopy(dict(arguments)), **kwargs},
+        )
+
+    entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + name
+    entrypoint.__doc__ = f"{model_class.__name__} as {name}."
+    _entries[name] = Entry(name, model_class, arguments, side, published=False, pretrained_cfg=cfg)
+    _tell_timm(module, entrypoint, cfg)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -178,11 +235,23 @@ def _create_ours(name: str, arguments: dict[str, Any]) -> nn.Module:
         raise InputError(f"{name}: {error}. `allmlp info {name}` shows what its constructor takes.") from error
 
 
-def _create_timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """The model, and the arguments it took: those that have no use for an image size are built without."""
+def check_name(name: str) -> None:
+    """Raise unless `create_model` knows the name."""
+    if name.startswith("timm/"):
+        _check_timm(name.removeprefix("timm/"))
+    else:
+        entry(name)
+
+
+def _check_timm(name: str) -> None:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise InputError(f"Wanted the name of a timm model; got {name!r}. Nearest: {', '.join(near) or 'none'}.")
+
+
+def _create_timm(name: str, arguments: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """The model, and the arguments it took: those that have no use for an image size are built without."""
+    _check_timm(name)
     try:
         return timm.create_model(name, **arguments), arguments
     except TypeError as error:

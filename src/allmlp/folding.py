@@ -1,10 +1,11 @@
 """The inference form of a model: everything linear that can merge is merged, outputs stay equal."""
 
 import copy
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from allmlp.errors import InputError
 from allmlp.models._base import AllMlpModule
@@ -30,7 +31,7 @@ def fold(model: ModelT) -> ModelT:
         InputError: nothing in the module can be folded.
     """
     if isinstance(model, AllMlpModule):
-        return _fold_one(model)
+        return _fold_one(model)  # type: ignore[return-value]
     folded = copy.deepcopy(model).eval()
     done: list[str] = []
     for path, module in model.named_modules(remove_duplicate=False):
@@ -50,8 +51,19 @@ def _fold_one(model: AllMlpModule) -> AllMlpModule:
     with torch.no_grad():
         state = model.folded_state()
     folded = type(model)(**{**model.arguments, "folded": True}, device=example.device, dtype=example.dtype)
+    _prune_alike(folded, model, state)
     folded.load_state_dict(state)
     for name in ("pretrained_cfg", "default_cfg", "pretrained_model_args", "_traits", "_model_args"):
         if hasattr(model, name):
             setattr(folded, name, copy.deepcopy(getattr(model, name)))
     return folded.eval().requires_grad_(False)
+
+
+def _prune_alike(folded: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take out of the new model what `prune_intermediate_layers` took out of the old one."""
+    for name, part in model.named_children():
+        whole = getattr(folded, name)
+        if isinstance(part, nn.Identity) and not any(key.startswith(f"{name}.") for key in state):
+            setattr(folded, name, nn.Identity())
+        elif isinstance(part, (nn.Sequential, nn.ModuleList)) and len(part) < len(whole):
+            setattr(folded, name, whole[: len(part)])

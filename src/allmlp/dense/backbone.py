@@ -61,7 +61,7 @@ class AsMlpBackbone(Backbone):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        model.prune_intermediate_layers(None, prune_norm=True, prune_head=True)
+        model.prune_intermediate_layers(None, prune_norm=True, prune_head=False)
         self.model = model
         self.describe(**model.arguments)
         self.channels = tuple(info["num_chs"] for info in model.feature_info)
@@ -97,8 +97,7 @@ class ModelBackbone(Backbone):
             self.channels = self.pyramid.channels
         else:
             self.channels = tuple(model.feature_info[i]["num_chs"] for i in self.taken)
-            model.prune_intermediate_layers(self.taken, prune_norm=True)
-        model.reset_classifier(0)
+            model.prune_intermediate_layers(self.taken, prune_norm=True, prune_head=False)
         if model.size_bound:
             self.canvas = to_size(model.arguments["img_size"])
 

@@ -107,6 +107,13 @@ class DenseModel(nn.Module):
         self.inner.adopt_arguments(arguments)
         self._given.update(arguments)
 
+    def train(self, mode: bool = True) -> "DenseModel":
+        """Switch between training and evaluation; a network with folded parts only evaluates."""
+        for module in self.modules() if mode else ():
+            if isinstance(module, AllMlpModule) and module.folded:
+                module.train()  # raises, before anything was switched
+        return super().train(mode)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory: recompute the backbone's blocks in the backward pass."""
         self.inner.set_grad_checkpointing(enable)

@@ -2,7 +2,7 @@
 
 Paper: He et al., "Mask R-CNN", arXiv 1703.06870, section 3 and figure 4 (right).
 Source: mmdetection 2.11 as forked by svip-lab/AS-MLP-Object-Detection @ f80ff38 (Apache-2.0).
-Differs: nothing (tests/dense/test_mask_head.py holds a slow version of targets and loss).
+Differs: nothing (tests/dense/test_heads.py computes targets and loss by loops).
 Shapes: k regions, c channels, s pooled side, m = 2 s mask side, n classes; j = n, or 1 if class-agnostic.
 """
 

@@ -5,7 +5,7 @@ cascade of one stage, a Faster R-CNN one without masks.
 
 Paper: Cai and Vasconcelos, "Cascade R-CNN", arXiv 1712.00726, 1906.09756; He et al., arXiv 1703.06870.
 Source: mmdetection 2.11 as forked by svip-lab/AS-MLP-Object-Detection @ f80ff38 (Apache-2.0).
-Differs: nothing that changes a result (tests/dense/test_roi_heads.py holds slow versions); shapes are fixed in
+Differs: nothing that changes a result (tests/dense/test_detector_official.py holds slow versions); shapes are fixed in
     evaluation, so proposals that are not valid are carried along with score 0.
 Shapes: b images, p proposals, d detections, k regions, g objects of an image, n classes, m mask side.
 """

@@ -2,7 +2,8 @@
 
 Paper: Ren et al., "Faster R-CNN", arXiv 1506.01497, section 3; on a pyramid: Lin et al., arXiv 1612.03144, section 4.1.
 Source: mmdetection 2.11 as forked by svip-lab/AS-MLP-Object-Detection @ f80ff38 (Apache-2.0).
-Differs: proposals without area are never kept. tests/dense/test_rpn.py holds a slow version of every rule.
+Differs: proposals without area are never kept. tests/dense/test_detector_official.py and test_heads.py hold a
+    slow version of every rule.
 Shapes: b images, c channels, level l of h_l x w_l cells, n anchors over all levels, p proposals an image.
 """
 
@@ -95,8 +96,10 @@ class RpnHead(nn.Module):
                 at_least_float32(self.deltas(hidden)).permute(0, 2, 3, 1).reshape(len(features), -1, 4)
             )
             size = (features.shape[-2], features.shape[-1])
-            anchors = grid_anchors(size, stride, self.settings.scale, self.settings.ratios, features.device)
-            output.anchors.append(anchors.to(output.logits[0].dtype))
+            precision = output.logits[0].dtype
+            output.anchors.append(
+                grid_anchors(size, stride, self.settings.scale, self.settings.ratios, features.device, precision)
+            )
         return output
 
     def propose(self, output: RpnOutput, sizes: Float[Tensor, "b 2"], training: bool) -> Proposals:

@@ -4,7 +4,7 @@ Paper: Xiao et al., "Unified Perceptual Parsing for Scene Understanding", arXiv 
     Zhao et al., arXiv 1612.01105; auxiliary head: Long et al., arXiv 1411.4038.
 Source: svip-lab/AS-MLP-Semantic-Segmentation @ c9838f9 (mmsegmentation 0.11), configs/_base_/models/upernet_swin.py
     (Apache-2.0), whose names of tensors are kept.
-Differs: nothing (tests/dense/test_upernet.py computes the head again in plain operations).
+Differs: nothing (tests/dense/test_segmenter.py computes the head again in plain operations).
 Shapes: b images, n classes, c_l channels and h_l x w_l cells of level l, c channels of the head.
 """
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from allmlp.figures.style import COLOURS, FAINT, house_style, legend_below, new_figure, short
 
@@ -66,5 +67,8 @@ def draw_pareto(points: Sequence[Point], score: str) -> Figure:
                     fontsize=7,
                 )
             axes.set(xscale="log", xlabel=cost, ylabel=f"{score} %")
+            axes.margins(x=0.2)
+            for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+                ticks(EngFormatter(sep=""))
         legend_below(panels, figure)
         return figure

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,6 @@ from allmlp.errors import InputError
 # In order of preference: averaged weights are what the authors evaluated.
 _STATE_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")
-
-
-class _IgnoredConfig(dict):
-    """Stands in for configuration classes that official files pickle beside their weights; nothing of it is used."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
@@ -48,11 +42,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             contents = load_file(path)
         else:
             with torch.serialization.safe_globals(
-                [argparse.Namespace, (_IgnoredConfig, "yacs.config.CfgNode"), *_numpy_scalars()]
+                # The authors' configuration objects are dictionaries, and torch fills no other kind of dictionary.
+                [argparse.Namespace, (OrderedDict, "yacs.config.CfgNode"), *_numpy_scalars()]
             ):
                 contents = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()[0]
         raise InputError(
             f"Wanted weights only; {path} holds a pickle that asks to run code or is not a checkpoint, so it was not "
             f"opened ({reason}). Save it again as a plain state dict, or as .safetensors."

@@ -60,9 +60,14 @@ def test_contents_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
 def test_an_error_inside_leaves_everything_as_it_was(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_text("half")
-        _ = 1 / 0
+
+    def write_half():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

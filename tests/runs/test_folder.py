@@ -22,7 +22,7 @@ def test_a_new_folder_holds_its_recipe(tmp_path):
 
 def test_an_existing_folder_is_refused_and_resume_named(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(InputError, match=r"a exists\. To go on with that run: allmlp train resume=.*a\..*out=\.\.\."):
+    with pytest.raises(InputError, match=r"a exists\. To go on with what is in it: resume=.*a\..*out=\.\.\."):
         create_run(Recipe(), tmp_path / "a")
 
 

@@ -1,15 +1,14 @@
 """From a recipe's model group to a network, its images, and its first weights."""
 
+import pytest
 import timm
 import torch
-from tiny import MODEL
-
-import pytest
 
 from allmlp.errors import InputError
 from allmlp.models import list_models
 from allmlp.recipes.schema import DataGroup, ModelGroup
 from allmlp.runs import create_network, image_spec, model_config, save_weights, start_from, write_json
+from tiny import MODEL
 
 
 def group(**changes):
@@ -42,7 +41,9 @@ def test_rates_and_arguments_reach_the_constructor():
 
 def test_the_head_bias_starts_where_it_is_told():
     assert torch.equal(create_network(group(head_bias=-6.9), 3).head.bias, torch.full((3,), -6.9))
-    assert torch.equal(create_network(ModelGroup(name="timm/resnet18", head_bias=1.5), 3).fc.bias, torch.full((3,), 1.5))
+    assert torch.equal(
+        create_network(ModelGroup(name="timm/resnet18", head_bias=1.5), 3).fc.bias, torch.full((3,), 1.5)
+    )
 
 
 @pytest.mark.parametrize(

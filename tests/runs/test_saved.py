@@ -2,11 +2,9 @@
 
 import json
 
+import pytest
 import timm
 import torch
-from tiny import ARGS, MODEL
-
-import pytest
 
 import allmlp
 import allmlp.models
@@ -23,6 +21,7 @@ from allmlp.runs import (
     save_weights,
     write_json,
 )
+from tiny import ARGS, MODEL
 
 CLASSES = ["a", "b", "c"]
 

@@ -106,16 +106,25 @@ def explain(location: Iterable[Any], kind: str, message: str, value: Any) -> str
         return unknown_key(key, [*SHORTHANDS, *keys])
     message = message.removeprefix("Value error, ").removeprefix("Input should be ").rstrip(".")
     if not key:
-        return f"{message[:1].upper()}{message[1:]}."
+        return f"{message}."
     if kind in ("model_type", "dict_type"):
         inside = [name for name in keys if name.startswith(f"{key}.")]
         message = f"keys inside it ({', '.join(inside[:3])} ...)" if inside else "a mapping such as {depth: 4}"
-    if message.startswith("a valid integer"):
-        message = "a whole number"
-    if message.startswith("a valid number"):
-        message = "a number"
-    shown = value if isinstance(value, (str, int, float, bool, list, tuple)) else type(value).__name__
-    return f"{key}: wanted {message.removeprefix('wanted ')}; got {shown!r}."
+    for theirs, ours in _PLAIN.items():
+        if message.startswith(theirs):
+            message = ours
+    shown = "nothing" if value is None else "keys inside it" if isinstance(value, Mapping) else repr(value)
+    return f"{key}: wanted {message.removeprefix('wanted ')}; got {shown}."
+
+
+# How pydantic's messages begin, and what a person calls it.
+_PLAIN = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "a word",
+    "a valid list": "a list such as [1, 2]",
+    "a valid tuple": "a list such as [1, 2]",
+}
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -129,8 +129,14 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[274] = orientation
-    path = saved(tmp_path / "a.png", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
-    assert np.array_equal(read_image(path), seen)
+    stored = Image.fromarray(np.ascontiguousarray(stored))
+    for name in ("a.png", "a.tiff", "a.webp"):
+        lossless = {"lossless": True} if name == "a.webp" else {}
+        path = saved(tmp_path / name, stored, exif=exif, **lossless)
+        assert np.array_equal(read_image(path), seen)
+    path = saved(tmp_path / "a.jpg", stored.resize([8 * side for side in stored.size], 0), exif=exif, subsampling=0)
+    blocks = np.asarray(read_image(path).resize((9, 6), Image.Resampling.BOX), dtype=int)
+    assert np.abs(blocks - seen).max() < 12
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])

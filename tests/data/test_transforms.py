@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -109,6 +110,25 @@ def test_imagenet_flips_by_default_and_only_if_it_may():
         assert (10 <= flipped <= most) if most else flipped == 0
 
 
+@pytest.mark.parametrize("policy", ["rand-m10-inc1", "rand-m0", "v0", "augmix-m10", "original", "3a"])
+def test_policies_work_at_their_limits(policy):
+    """Some keep 0 bits of a value, which Pillow no longer does; the result is black, as it always was."""
+    settings = AugmentSettings("imagenet", auto_augment=policy)
+    transform = build_transform(ImageSpec(16, 16), settings, training=True)
+    prepared = [transform.prepare(picture(), seed) for seed in range(150)]
+    assert all(image.shape == (3, 16, 16) for image in prepared)
+    operations = [
+        operation
+        for step in transform._pictures.transforms
+        for operation in (*getattr(step, "ops", ()), *chain(*getattr(step, "policy", ())))
+        if operation.name.startswith("Posterize")
+    ]
+    for operation in operations:
+        for bits in range(9):
+            kept = operation.aug_fn(picture(), bits, fillcolor=0, resample=0)
+            assert np.array_equal(kept, np.asarray(picture()) & (0xFF00 >> bits & 0xFF))
+
+
 def test_erasing_is_noise_where_timm_erases():
     settings = AugmentSettings("imagenet", auto_augment=None, erase=1.0)
     transform = build_transform(ImageSpec(32, 32), settings, training=True)
@@ -129,8 +149,10 @@ def test_digits_are_upsampled_whole():
 def test_large_pictures_are_decoded_small_only_where_bits_do_not_count():
     spec = ImageSpec(28, 28)
     assert build_transform(spec).at_least is None
-    assert build_transform(spec, AugmentSettings("imagenet"), training=True).at_least is None
     assert build_transform(spec, AugmentSettings("small"), training=True).at_least == (32, 32)
+    # The least crop, 8 % of the area, of a picture decoded at twice 50 pixels still has 28 x 28 pixels.
+    assert build_transform(spec, AugmentSettings("imagenet"), training=True).at_least == (50, 50)
+    assert 0.08 * (2 * 50) ** 2 >= 28**2
 
 
 @pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])

@@ -14,6 +14,7 @@ from PIL import Image
 from allmlp.data.collection import Collection
 from allmlp.data.image_file import UnreadableImageError, as_seen, decode_image
 from allmlp.data.source import FileSource, ImageSource, Size
+from allmlp.data.table import number_classes
 from allmlp.errors import InputError
 
 TORCH_NAMES = (
@@ -49,15 +50,17 @@ class TimmSource(ImageSource):
 
     def load(self, index: int, channels: int = 3, at_least: Size | None = None) -> Image.Image | np.ndarray:
         number = int(self.numbers[index])
-        if (reader := getattr(self.dataset, "reader", None)) is not None:  # timm's own: bytes, not yet decoded
-            with reader[number][0] as file:
-                return decode_image(io.BytesIO(file.read()), self.path(index), channels, at_least)
-        if channels not in (1, 3):
+        reader = getattr(self.dataset, "reader", None)
+        if reader is None and channels not in (1, 3):
             raise InputError(f"The images of {self.name} are grey or RGB; got a wish for {channels} channels.")
         try:
-            return as_seen(self.dataset[number][0], "RGB" if channels == 3 else "L")
+            if reader is None:
+                return as_seen(self.dataset[number][0], "RGB" if channels == 3 else "L")
+            with reader[number][0] as file:  # timm's own: bytes, not yet decoded
+                content = io.BytesIO(file.read())
         except Exception as error:
-            raise UnreadableImageError(self.path(index), f"{error}".rstrip(".") or type(error).__name__) from None
+            raise UnreadableImageError(self.path(index), f"{type(error).__name__} {error}".rstrip(". ")) from None
+        return decode_image(content, self.path(index), channels, at_least)
 
     def select(self, indices: np.ndarray, labels: np.ndarray | None = None) -> "TimmSource":
         labels = self.labels[indices] if labels is None else labels
@@ -98,21 +101,24 @@ def open_timm(
     if prefix == "hfds" and importlib.util.find_spec("datasets") is None:
         raise InputError(f"{name} wants the package datasets; type pip install datasets.")
     settings = dict(options or {})
-    split = settings.pop("train_split", "train")
-    wanted = settings.pop("val_split", "")
+    split, wanted = settings.pop("train_split", "train"), settings.pop("val_split", "")
     folder = Path(root).expanduser() if root is not None else default_root() / prefix
     train = _create(name, folder, split, download, settings)
     found = _collection(f"{name}/{split}", train, on_bad_image)
-    for val_split in _VAL_SPLITS if wanted == "" else () if wanted is None else (wanted,):
-        try:
-            val = _create(name, folder, val_split, download, settings)
-        except InputError:
-            if wanted:
-                raise
-            continue
-        if getattr(val, "samples", 0) != getattr(train, "samples", 1):  # equal: image_folder has no folder of that name
+    for val_split in _val_splits(name, train) if wanted == "" else () if wanted is None else (wanted,):
+        val = _create(name, folder, val_split, download, settings)
+        if not (hasattr(val, "samples") and val.root == str(folder)):  # image_folder without a folder of that name
             return found, _collection(f"{name}/{val_split}", val, on_bad_image)
+    if wanted:
+        raise InputError(f"{name} has no part {wanted} in {folder}. Type data.options.val_split=NAME of one it has.")
     return found, None
+
+
+def _val_splits(name: str, train: Any) -> tuple[str, ...]:
+    """What the validation part may be called; only image_folder can be asked for one that is not there."""
+    if name.startswith("hfds/"):
+        return tuple(split for split in _VAL_SPLITS if split in (train.reader.dataset.info.splits or ()))[:1]
+    return _VAL_SPLITS if name.endswith("folder") else ("validation",)
 
 
 def default_root() -> Path:
@@ -128,13 +134,16 @@ def _create(name: str, root: Path, split: str, download: bool, settings: Mapping
         return create_dataset(name, root=str(root), split=split, download=download, **settings)
     except Exception as error:  # each library has its own kinds for "not there"
         hint = "" if download or not name.startswith("torch/") else " Type data.download=true to fetch it."
-        hint += " data.root=FOLDER says where it lies."
+        hint += " data.root=FOLDER says where it lies, data.options.val_split=null divides the training part."
         raise InputError(f"Cannot open the data set {name} (split {split}) in {root}: {error}.{hint}") from error
 
 
 def _collection(name: str, dataset: Any, on_bad_image: str) -> Collection:
     labels = _labels(dataset, name)
-    classes = _class_names(dataset) or [str(number) for number in range(max(labels, default=0) + 1)]
+    if labels and isinstance(labels[0], str):
+        classes, labels = number_classes(labels, None, name)
+    else:
+        classes = _class_names(dataset) or [str(number) for number in range(max(labels, default=0) + 1)]
     for number, label in enumerate(labels):
         if not 0 <= label < len(classes):
             raise InputError(
@@ -149,22 +158,25 @@ def _collection(name: str, dataset: Any, on_bad_image: str) -> Collection:
     return Collection("timm", classes, source, names=[f"{name}/{number}" for number in range(len(source))])
 
 
-def _labels(dataset: Any, name: str) -> list[int]:
-    """The class numbers of a data set, without decoding its images."""
-    if (reader := getattr(dataset, "reader", None)) is not None:
-        labels = reader.iter_targets()
-    elif hasattr(dataset, "targets"):
-        labels = dataset.targets
-    else:
-        labels = (label for label, _ in dataset.index)  # inaturalist
-    # qmnist's targets are rows of which the first number is the class.
-    rows = np.array(labels if hasattr(labels, "__len__") else list(labels))
-    rows = rows[:, 0] if rows.ndim == 2 else rows
-    if rows.dtype.kind not in "iu":
+def _labels(dataset: Any, name: str) -> list[Any]:
+    """The label of every image, whole numbers or texts, without decoding the images."""
+    try:
+        if (reader := getattr(dataset, "reader", None)) is not None:
+            labels = list(reader.iter_targets())
+        elif hasattr(dataset, "targets"):
+            labels = np.asarray(dataset.targets).tolist()
+        else:
+            labels = [label for label, _ in dataset.index]  # inaturalist
+    except KeyError as error:
+        raise InputError(f"{name} has no column {error}. Type data.options.target_key=COLUMN.") from None
+    if labels and isinstance(labels[0], list):  # qmnist: the class and seven other numbers
+        labels = [row[0] for row in labels]
+    if odd := [label for label in labels if not isinstance(label, (int, str))]:
         raise InputError(
-            f"Wanted labels that are whole numbers in {name}; got {rows[0]!r}. Type data.options.target_key=COLUMN."
+            f"Wanted labels that are whole numbers or texts in {name}; got {odd[0]!r}. "
+            "Type data.options.target_key=COLUMN."
         )
-    return rows.tolist()
+    return labels
 
 
 def _class_names(dataset: Any) -> list[str] | None:

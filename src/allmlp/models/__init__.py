@@ -8,6 +8,7 @@ from allmlp.models._loading import LoadReport, load_official
 from allmlp.models._registry import create_model, list_models
 from allmlp.models.as_mlp import AsMlp
 from allmlp.models.attn_only import AttentionOnly
+from allmlp.models.controls import LeNet5, PlainMlp
 from allmlp.models.ea_mlp import EaMlp
 from allmlp.models.external_attention import ExternalAttention, MultiHeadExternalAttention
 from allmlp.models.ff_only import FeedForwardOnly
@@ -20,9 +21,11 @@ __all__ = [
     "EaMlp",
     "ExternalAttention",
     "FeedForwardOnly",
+    "LeNet5",
     "LoadReport",
     "MlpMixer",
     "MultiHeadExternalAttention",
+    "PlainMlp",
     "ResMlp",
     "create_model",
     "list_models",

@@ -50,6 +50,7 @@ def register(
     licence: str = "apache-2.0",
     url: str = "",
     out_indices: int | Sequence[int] = 3,
+    mixing: str = "MLP",
 ) -> None:
     """Register every size of an architecture with timm as `allmlp_NAME`.
 
@@ -60,6 +61,7 @@ def register(
         mean, std, interpolation, crop_pct: how the authors prepare images at evaluation; small images are not cropped.
         licence, url: of the official code.
         out_indices: what `features_only` returns by default.
+        mixing: what mixes tokens: "MLP", "attention" or "convolution".
     """
     for name, size in sizes.items():
         arguments = dict(size)
@@ -80,7 +82,7 @@ def register(
         }
         if not model_class.size_bound:
             arguments.setdefault("img_size", side)
-        _entries[name] = Entry(name, model_class, arguments, side, not name.endswith("_nano"), cfg)
+        _entries[name] = Entry(name, model_class, arguments, side, not name.endswith("_nano"), cfg, mixing)
         _tell_timm(model_class.__module__, _entrypoint(model_class, PREFIX + name, arguments, out_indices), cfg)
 
 
@@ -127,6 +129,7 @@ def register_control(
     arguments: Mapping[str, Any],
     *,
     module: str,
+    mixing: str,
     first_conv: str | None,
     classifier: str,
     img_size: int = 32,
@@ -137,6 +140,7 @@ def register_control(
     Args:
         model_class: built by `model_class(**arguments)`; one without an `img_size` takes images of any size.
         module: the module that timm shall list it under.
+        mixing: what mixes tokens: "MLP", "attention" or "convolution".
         first_conv, classifier: paths of the layer that reads images, if it is a convolution, and of the classifier.
         img_size: default height and width in pixels.
         out_indices: what `features_only` returns by default; None if the class has no feature maps.
@@ -148,7 +152,7 @@ def register_control(
         "input_size": (3, *side),
         "fixed_input_size": size_bound,
         "pool_size": None,
-        "crop_pct": 0.875,
+        "crop_pct": 1.0,
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
@@ -171,7 +175,7 @@ def register_control(
 
     entrypoint.__name__ = entrypoint.__qualname__ = PREFIX + name
     entrypoint.__doc__ = f"{model_class.__name__} as {name}."
-    _entries[name] = Entry(name, model_class, arguments, side, published=False, pretrained_cfg=cfg)
+    _entries[name] = Entry(name, model_class, arguments, side, False, cfg, mixing)
     _tell_timm(module, entrypoint, cfg)
 
 

@@ -121,4 +121,5 @@ register(
     std=(0.229, 0.224, 0.225),
     licence="",
     url="https://github.com/lukemelas/do-you-even-need-attention",
+    mixing="attention",
 )

@@ -1,5 +1,7 @@
 """Layers that two or more architectures use."""
 
+from allmlp.layers.conv_norm import ConvNorm
+from allmlp.layers.grouped_linear import GroupedLinear
 from allmlp.layers.token_linear import TokenLinear
 
-__all__ = ["TokenLinear"]
+__all__ = ["ConvNorm", "GroupedLinear", "TokenLinear"]

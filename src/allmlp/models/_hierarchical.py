@@ -1,13 +1,36 @@
 """The timm plumbing of hierarchical models: stages of blocks over maps that shrink between stages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
-from timm.models import checkpoint_seq
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from allmlp.errors import InputError
 from allmlp.models._base import AllMlpModel, take_indices
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Batch norms leave their running statistics alone: a recomputation sees a batch that they have counted."""
+    norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """block(x), recomputed in the backward pass."""
+    if torch.compiler.is_compiling():  # a compiled recomputation writes no buffers, and takes no contexts
+        return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
 
 
 class HierarchicalModel(AllMlpModel):
@@ -37,8 +60,10 @@ class HierarchicalModel(AllMlpModel):
     def run_stage(self, index: int, x: Tensor) -> Tensor:
         """A map through the blocks of one stage."""
         stage = self.stages[index]
-        if self.grad_checkpointing and self.training and len(stage):  # type: ignore[arg-type]
-            return checkpoint_seq(stage, x)
+        if self.grad_checkpointing and self.training:
+            for block in stage:  # type: ignore[attr-defined]
+                x = _checkpointed(block, x)
+            return x
         return stage(x)
 
     def forward_features(self, x: Tensor) -> Tensor:

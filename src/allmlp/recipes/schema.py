@@ -90,17 +90,25 @@ class OptimGroup(Group):
 
 
 class ScheduleGroup(Group):
-    """How the learning rate moves: linear warm-up from 0, then the curve down to `min_lr`.
+    """How the learning rate moves: linear warm-up, then the curve down to `min_lr`, then at `min_lr` to the end.
 
     warmup_epochs or warmup_steps: length of the warm-up (steps win if given); of epochs at most a fifth of the run, so
         that a recipe can be tried with few.
-    min_lr: where cosine, linear and poly end; same unit as `optim.lr`.
+    warmup_lr: the rate of the first step, as it is, not scaled by `optim.lr_batch`; default a step above 0.
+    warmup_overlaps: whether the curve begins with the run, under the warm-up, as timm's does; default after it.
+    cooldown_epochs: how many of the last epochs stay at `min_lr`; at most a fifth of the run.
+    by_epoch: whether the rate moves between epochs only.
+    min_lr: where cosine, linear and poly end; same unit as `warmup_lr`.
     power: of poly. milestones, gamma: of step, in epochs, and the factor at each.
     """
 
     kind: Literal["cosine", "linear", "poly", "step", "constant"] = "cosine"
     warmup_epochs: NotNegative = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    warmup_lr: NotNegative | None = None
+    warmup_overlaps: bool = False
+    cooldown_epochs: NotNegative = 0.0
+    by_epoch: bool = False
     min_lr: NotNegative = 0.0
     power: Positive = 1.0
     milestones: list[NotNegative] = Field(default_factory=list)

@@ -94,7 +94,7 @@ def create_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimize
 
 
 class Schedule:
-    """The learning rate at every optimiser step: linear warm-up from 0 to `peak`, then the curve.
+    """The learning rate at every optimiser step: linear warm-up to `peak`, then the curve, then its end.
 
     Args:
         settings: the recipe's schedule.
@@ -112,6 +112,8 @@ class Schedule:
         self.steps = steps_per_epoch * epochs
         by_epochs = min(round(settings.warmup_epochs * steps_per_epoch), self.steps // 5)
         self.warmup = settings.warmup_steps if settings.warmup_steps is not None else by_epochs
+        self.start = 0 if settings.warmup_overlaps else self.warmup
+        self.end = self.steps - 1 - min(round(settings.cooldown_epochs * steps_per_epoch), self.steps // 5)
         if self.warmup and self.warmup >= self.steps:
             raise InputError(
                 f"schedule.warmup_steps: wanted fewer than the run's {self.steps} steps; got {self.warmup}."
@@ -120,9 +122,13 @@ class Schedule:
     def rate(self, step: int) -> float:
         """The learning rate of optimiser step number `step`, counted from 0."""
         settings = self.settings
+        if settings.by_epoch:
+            step -= step % self.steps_per_epoch
         if step < self.warmup:
-            return self.peak * (step + 1) / (self.warmup + 1)
-        progress = min(1.0, (step - self.warmup) / max(1, self.steps - 1 - self.warmup))
+            if settings.warmup_lr is None:
+                return self.peak * (step + 1) / (self.warmup + 1)
+            return settings.warmup_lr + (self.peak - settings.warmup_lr) * step / self.warmup
+        progress = min(1.0, (step - self.start) / max(1, self.end - self.start))
         span = self.peak - settings.min_lr
         if settings.kind == "cosine":
             return settings.min_lr + span * 0.5 * (1 + math.cos(math.pi * progress))

@@ -29,7 +29,7 @@ quickstart: $(READY) ## train, evaluate and predict on the embedded digits; ends
 	@echo "Open $(QUICKSTART)/report.html"
 
 test: $(READY) ## the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-full: $(READY) ## all tests: published sizes whole, several processes, minutes of training
 	ALLMLP_FULL_MODELS=1 $(BIN)/python -m pytest -m ''

@@ -90,9 +90,10 @@ def unwrap(contents: Any) -> dict[str, Tensor]:
 
 def _numpy_scalars() -> list[Any]:
     """The harmless constructors that a pickled NumPy number needs."""
+    scalar = np.float64(0).__reduce__()[0]
     return [
-        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-        (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
         np.dtype,
         type(np.dtype(np.float64)),
         type(np.dtype(np.float32)),

@@ -112,6 +112,7 @@ class AllMlpModel(AllMlpModule):
     """
 
     size_bound: ClassVar[bool] = True  # whether the weights depend on the image size
+    partition_argument: ClassVar[str] = ""  # the argument for the sizes of partitions, if weights depend on those alone
 
     head: nn.Module
     head_drop: nn.Module
@@ -210,7 +211,7 @@ class AllMlpModel(AllMlpModule):
         """Remember the new size; a subclass with size-dependent attributes extends this."""
         self.arguments["img_size"] = size
         if hasattr(self, "_traits"):  # timm's own record of the size, which it writes into exported configurations
-            self._traits = dict(self._traits, img_size=size)
+            self._traits = {**self.__dict__["_traits"], "img_size": size}
 
     def _replace_tensor(self, key: str, value: Tensor) -> None:
         path, _, name = key.rpartition(".")

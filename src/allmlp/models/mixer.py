@@ -146,7 +146,8 @@ class MlpMixer(IsotropicModel):
         for module in [self.stem, *self.blocks.modules()]:
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 lecun_normal_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def init_head(self, head: nn.Linear) -> None:
         """Zero weights and biases."""
@@ -159,16 +160,15 @@ class MlpMixer(IsotropicModel):
 
     def token_maps(self) -> dict[str, Tensor]:
         """What each hidden unit of each token MLP reads: (tokens_mlp_dim, h, w) a block."""
-        return {
-            f"block {i + 1}": block.token_mixing.fc1.weight.reshape(-1, *self.grid_size)
-            for i, block in enumerate(self.blocks)
-        }
+        state = self.state_dict()
+        weights = [state[f"blocks.{i}.token_mixing.fc1.weight"] for i in range(len(self.blocks))]
+        return {f"block {i + 1}": weight.unflatten(1, self.grid_size) for i, weight in enumerate(weights)}
 
     # ---- image size
 
     def _set_size(self, size: Size) -> None:
         super()._set_size(size)
-        self.arguments["tokens_mlp_dim"] = self.blocks[0].token_mixing.fc1.weight.shape[0]
+        self.arguments["tokens_mlp_dim"] = len(self.get_parameter("blocks.0.token_mixing.fc1.bias"))
 
     def resize_method(self, state: State, old: Size, new: Size, method: str | None) -> str:
         """Tile at integer factors unless told otherwise."""

@@ -10,7 +10,7 @@ Shapes: b batch, n tokens (row-major grid), c channels (embed_dim).
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -183,11 +183,18 @@ class ResMlp(IsotropicModel):
         """Images (b, in_chans, height, width) to logits (b, num_classes)."""
         if not self.folded or self.global_pool != "avg":
             return super().forward(x)
-        *blocks, last = self.blocks
+        blocks = list(self.blocks)
+        last: Any = blocks.pop()
         x = self.embed(x)
         for block in blocks:
             x = block(x)
         return self.head(self.norm(last.mean(x)))
+
+    def token_maps(self) -> dict[str, Tensor]:
+        """What each place's token mixing reads: (n, h, w) a block."""
+        state = self.state_dict()
+        weights = [state[f"blocks.{i}.token_mixing.weight"] for i in range(len(self.blocks))]
+        return {f"block {i + 1}": weight.unflatten(1, self.grid_size) for i, weight in enumerate(weights)}
 
     # ---- image size
 

@@ -91,7 +91,7 @@ def svm_on_digits() -> tuple[float, float]:
 
     train, test = arrays(data.train), arrays(data.val)
     start = time.perf_counter()
-    accuracy = SVC(gamma=0.001).fit(*train).score(*test)
+    accuracy = SVC(C=10).fit(*train).score(*test)
     return float(accuracy), time.perf_counter() - start
 
 
@@ -158,11 +158,10 @@ def inside(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
 def files(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
     """How to go on from here."""
     page.heading("Use it")
-    place = run.path.name if run.path.is_absolute() else str(run.path)
     page.code(
-        f"allmlp predict {place} FILES_OR_FOLDERS... out=-     # JSON lines; out=DIR for annotated images\n"
-        f"allmlp evaluate {place} data=OTHER                  # on other labelled images\n"
-        f"allmlp train init={place} data=MORE                 # start from these weights"
+        f"allmlp predict {run} FILES_OR_FOLDERS... out=-     # JSON lines; out=DIR for annotated images\n"
+        f"allmlp evaluate {run} data=OTHER                  # on other labelled images\n"
+        f"allmlp train init={run} data=MORE                 # start from these weights"
     )
     skipped = facts["data"].get("skipped") or []
     if skipped:

@@ -66,3 +66,9 @@ def golden():
 def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Training runs draw no report, which takes longer than the tiny runs of the tests themselves."""
+    monkeypatch.setattr("allmlp.figures.report.write_report", lambda path: Path(path) / "report.html")

@@ -6,23 +6,32 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from allmlp.errors import InputError
-from allmlp.runs import not_finite, replacing
+from allmlp.runs import not_finite, replacing, save_weights
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
     """Writes beside the old file, syncs, then replaces it. Refuses weights that are not finite.
 
+    `best`: weights to write into `best_path` with the next checkpoint, and before it: a checkpoint that knows of a best
+    epoch must find its weights, while best weights of an epoch that no checkpoint knows of are made again to the bit.
+
     With several processes only one writes, so a failure is kept in `failure` for the caller to share before raising.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, best_path: Path) -> None:
+        self.best_path = best_path
+        self.best: dict[str, Tensor] | None = None
         self.failure: InputError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         self.failure = None
         try:
+            if self.best is not None:
+                save_weights(self.best_path, self.best)
+                self.best = None
             self._save(checkpoint, Path(path))
         except InputError as error:
             self.failure = error

@@ -45,7 +45,7 @@ def fit(
         InputError: divergence, a full disk, or a device or strategy that is not there.
     """
     recipe = task.recipe
-    checkpoint_io = SafeCheckpointIO()
+    checkpoint_io = SafeCheckpointIO(run.best)
     keeper = Keeper(run, checkpoint_io, interruption, task.monitor, task.higher_is_better)
     display = Display(console, recipe.progress, task.monitor, recipe.batch_size)
     trainer = make_trainer(recipe, run, [keeper, display, Track()], checkpoint_io, module.progress.step)
@@ -66,6 +66,8 @@ def fit(
         return False
     finally:
         interruption.deferring = False
+        training.loader.close()
+        evaluation.loader.close()
     return True
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from allmlp.runs import RunFolder, save_weights
+from allmlp.runs import RunFolder
 from allmlp.runs.network import clone_state
 from allmlp.tasks.checkpoint_io import SafeCheckpointIO
 from allmlp.tasks.interruption import Interruption, Stopped
@@ -39,7 +39,6 @@ class Keeper(Callback):
         self.interruption = interruption
         self.monitor = monitor
         self.sign = 1.0 if higher_is_better else -1.0
-        self._best: dict[str, torch.Tensor] | None = None  # of an epoch better than what best.safetensors holds
         self._batch_started = 0.0
         self._evaluation_started = 0.0
         self._saved_at = time.monotonic()
@@ -112,7 +111,7 @@ class Keeper(Callback):
         if value is not None and (progress.best_value is None or self.sign * (value - progress.best_value) > 0):
             progress.best_epoch, progress.best_value = progress.epoch + 1, value
             if trainer.is_global_zero:
-                self._best = clone_state(module.evaluated)
+                self.checkpoint_io.best = clone_state(module.evaluated)
         progress.epoch += 1
         progress.batch = 0
         progress.epoch_seconds = 0.0
@@ -139,7 +138,7 @@ class Keeper(Callback):
     # ---- saving
 
     def save(self, trainer: Any, module: Any) -> None:
-        """Write checkpoints/last.ckpt, and best.safetensors if a better epoch came since.
+        """Write checkpoints/last.ckpt, and before it best.safetensors if a better epoch came since.
 
         Raises:
             InputError: the disk is full or weights are not finite; in every process.
@@ -154,9 +153,6 @@ class Keeper(Callback):
             failure = trainer.strategy.broadcast(failure)
         if failure is not None:
             raise failure
-        if self._best is not None:
-            save_weights(self.run.best, self._best)
-            self._best = None
         self._saved_at = time.monotonic()
         self._save_seconds = self._saved_at - started
 
@@ -180,7 +176,7 @@ class Keeper(Callback):
         return {
             "epoch": progress.epoch + 1,
             "step": progress.step,
-            "lr": module.rate,
+            "lr": module.schedule.rate(progress.step - 1),
             **numbers,
             "images_per_second": round(images / max(progress.epoch_seconds, 1e-9), 1),
             "seconds": round(progress.train_seconds + progress.evaluation_seconds, 2),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from timm.models import group_parameters
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from torch import nn
 
 from allmlp.errors import InputError
@@ -81,10 +81,13 @@ def create_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimize
     """
     optim = recipe.optim
     extra = {name: getattr(optim, name) for name in ("momentum", "betas", "eps") if getattr(optim, name) is not None}
-    if optim.opt in ("adamw", "adam"):
-        extra["fused"] = True  # one kernel a step; on two CPU cores a nano model's step costs a fifth of the plain loop
     groups = parameter_groups(network, optim)
     try:
+        info: Any = get_optimizer_info(optim.opt)
+        if ignored := [name for name in extra if not getattr(info, f"has_{name}")]:  # timm would drop them in silence
+            raise ValueError(f"it has no {' and no '.join(ignored)}")
+        if optim.opt in ("adamw", "adam"):
+            extra["fused"] = True  # one kernel a step; on two cores a nano model's step costs a fifth of the plain loop
         return create_optimizer_v2(groups, optim.opt, lr=peak_rate(recipe), weight_decay=optim.weight_decay, **extra)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(

@@ -29,6 +29,10 @@ def test_linear_and_poly():
     assert rates(kind="poly", power=2) == pytest.approx([(1 - step / 9) ** 2 for step in range(10)])
 
 
+def test_a_small_peak_is_not_left_upwards():
+    assert rates(peak=0.01, min_lr=0.1) == [0.01] * 10
+
+
 def test_steps_and_constant():
     found = rates(epochs=4, steps=2, kind="step", milestones=[1, 2.5], gamma=0.1)
     assert found == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01])

@@ -98,7 +98,7 @@ class ScheduleGroup(Group):
     warmup_overlaps: whether the curve begins with the run, under the warm-up, as timm's does; default after it.
     cooldown_epochs: how many of the last epochs stay at `min_lr`; at most a fifth of the run.
     by_epoch: whether the rate moves between epochs only.
-    min_lr: where cosine, linear and poly end; same unit as `warmup_lr`.
+    min_lr: where cosine, linear and poly end; same unit as `warmup_lr`, and no more than the peak.
     power: of poly. milestones, gamma: of step, in epochs, and the factor at each.
     """
 

@@ -132,13 +132,14 @@ class Schedule:
                 return self.peak * (step + 1) / (self.warmup + 1)
             return settings.warmup_lr + (self.peak - settings.warmup_lr) * step / self.warmup
         progress = min(1.0, (step - self.start) / max(1, self.end - self.start))
-        span = self.peak - settings.min_lr
+        least = min(settings.min_lr, self.peak)
+        span = self.peak - least
         if settings.kind == "cosine":
-            return settings.min_lr + span * 0.5 * (1 + math.cos(math.pi * progress))
+            return least + span * 0.5 * (1 + math.cos(math.pi * progress))
         if settings.kind == "linear":
-            return settings.min_lr + span * (1 - progress)
+            return least + span * (1 - progress)
         if settings.kind == "poly":
-            return settings.min_lr + span * (1 - progress) ** settings.power
+            return least + span * (1 - progress) ** settings.power
         if settings.kind == "step":
             passed = sum(step >= milestone * self.steps_per_epoch for milestone in settings.milestones)
             return self.peak * settings.gamma**passed

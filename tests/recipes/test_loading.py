@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,8 @@ def test_loading_needs_neither_torch_nor_timm():
         ({"optim": {"lr": 0.5}}, "optim.lr", 0.5),
         ({"optim.lr": 0.5}, "optim.lr", 0.5),
         ({"data": "photos"}, "data.name", "photos"),
+        ({"data": Path("photos")}, "data.name", "photos"),
+        ({"init": Path("runs/a")}, "init", "runs/a"),
         ({"data": {"name": "photos", "workers": "2"}}, "data.workers", 2),
         ({"data.workers": "auto"}, "data.workers", "auto"),
         ({"model": "mixer_s16"}, "model.name", "mixer_s16"),

@@ -1,6 +1,7 @@
 """`key=value` words and nested arguments to one tree of recipe keys, and errors that name the nearest key."""
 
 import difflib
+import os
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -42,6 +43,8 @@ def to_tree(items: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in items.items():
         if key in SHORTHANDS and not isinstance(value, Mapping):
             key = SHORTHANDS[key]
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
         if isinstance(value, Mapping) and keys.get(key) is None:
             flat = {f"{key}.{name}": item for name, item in value.items()}
             merge(tree, to_tree(flat))

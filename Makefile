@@ -6,7 +6,7 @@ QUICKSTART := runs/quickstart
 DIGITS := runs/digits
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-full lint types imports format bench clean
+.PHONY: help setup quickstart test test-full lint types imports format zoo bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ imports: $(READY) ## import contracts
 format: $(READY) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+zoo: $(READY) ## write docs/zoo.md anew
+	$(BIN)/python docs/make_zoo.py
 
 bench: $(READY) ## speed of the input pipeline
 	$(BIN)/python benchmarks/input_pipeline.py

@@ -18,6 +18,7 @@ from allmlp.models.repmlp_resnet import RepMlpResNet
 from allmlp.models.repmlp_v1 import RepMlpV1Block
 from allmlp.models.repmlpnet import RepMlpNet
 from allmlp.models.resmlp import ResMlp
+from allmlp.models.vip import VisionPermutator
 
 __all__ = [
     "AsMlp",
@@ -35,6 +36,7 @@ __all__ = [
     "RepMlpResNet",
     "RepMlpV1Block",
     "ResMlp",
+    "VisionPermutator",
     "check_name",
     "create_model",
     "list_models",
@@ -52,6 +54,7 @@ _ARCHITECTURES = (
     RepMlpNet,
     RepMlpResNet,
     RepMlpV1Block,
+    VisionPermutator,
 )
 
 

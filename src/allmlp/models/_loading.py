@@ -101,6 +101,8 @@ def load_official(
 def match_checkpoint(model: Any, state: dict[str, Tensor]) -> Conversion:
     """A checkpoint's tensors under the model's keys, at the model's image size.
 
+    A model whose hidden widths depend on the size that it was first built for takes over those of a file of another.
+
     Raises:
         InputError: the layout is none of the architecture's, or the file is folded and the model is not.
     """

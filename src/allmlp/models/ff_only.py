@@ -23,7 +23,7 @@ from allmlp.models._base import Size, State, records_arguments, to_size
 from allmlp.models._isotropic import IsotropicModel
 from allmlp.models._registry import register
 from allmlp.ops.token_grid import resample_inputs, resample_outputs
-from allmlp.reparam.affine import affine_then_linear
+from allmlp.reparam.state_dict import merge_affine_into
 
 
 class FeedForward(nn.Module):
@@ -260,12 +260,7 @@ class FeedForwardOnly(IsotropicModel):
             pairs += [(f"blocks.{i}.norm1", f"blocks.{i}.{self.reads_channels}")]
             pairs += [(f"blocks.{i}.norm2", f"blocks.{i}.{self.reads_tokens}")]
         for norm, linear in pairs:
-            state[f"{linear}.weight"], state[f"{linear}.bias"] = affine_then_linear(
-                state.pop(f"{norm}.weight"),
-                state.pop(f"{norm}.bias"),
-                state[f"{linear}.weight"],
-                state[f"{linear}.bias"],
-            )
+            merge_affine_into(state, linear, state.pop(f"{norm}.weight"), state.pop(f"{norm}.bias"))
         return state
 
 

@@ -1,5 +1,6 @@
 """The command line: one command a verb, no logic. `allmlp VERB [SUBJECT] key=value ...`"""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -43,4 +44,7 @@ for _name in verbs():
 
 def main() -> None:
     """Entry point of the `allmlp` command."""
+    # Before torch is loaded: OpenMP's threads else spin while they wait for each other, which makes two processes on one
+    # machine several times slower than one after the other (docs/performance.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="allmlp")

@@ -38,11 +38,9 @@ def sinusoid(length: int, width: int) -> Float[Tensor, "1 n c"]:
 
 
 @torch.fx.wrap
-def positions_for(tokens: Tensor, table: Tensor) -> Tensor:
-    """The table, or a sinusoid of as many places as there are tokens where the table has another number."""
-    if tokens.shape[1] == table.shape[1]:
-        return table
-    return sinusoid(tokens.shape[1], table.shape[2]).to(table)
+def positions(table: Float[Tensor, "1 _ c"], length: int) -> Float[Tensor, "1 n c"]:
+    """The table itself if it has this many places, else a sinusoid that has."""
+    return table if table.shape[1] == length else sinusoid(length, table.shape[2]).to(table)
 
 
 class ChannelMixing(nn.Module):
@@ -167,7 +165,7 @@ class EaMlp(IsotropicModel):
         self.stem = Tokenizer(in_chans, token_dim, embed_dim, token_strides, _TOKENIZER_DROP[tokenizer], folded)
         self._describe_tokens(img_size, token_strides[0] * token_strides[1] * token_strides[2], depth)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.register_buffer("pos_embed", sinusoid(1 + self.grid_size[0] * self.grid_size[1], embed_dim))
+        self.register_buffer("pos_embed", sinusoid(self.places_of(to_size(img_size)), embed_dim))
         self.pos_drop = nn.Dropout(drop_rate)
         rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         hidden = int(embed_dim * mlp_ratio)
@@ -193,7 +191,7 @@ class EaMlp(IsotropicModel):
         """Class token and tokens, with their positions."""
         tokens = self.stem(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1)
-        return self.pos_drop(tokens + positions_for(tokens, self.pos_embed))
+        return self.pos_drop(tokens + positions(self.pos_embed, tokens.shape[1]))
 
     def forward(self, x: Float[Tensor, "b i H W"]) -> Tensor:
         """Images (b, in_chans, height, width) to logits (b, num_classes)."""
@@ -224,31 +222,31 @@ class EaMlp(IsotropicModel):
             raise InputError(f"Wanted an image of at least 3 x 3 pixels; got {size[0]} x {size[1]}.")
         return height, width
 
+    def places_of(self, size: Size) -> int:
+        """How many positions images of this size take, the class token's first."""
+        height, width = self.grid_of(size)
+        return self.num_prefix_tokens + height * width
+
     def map_size(self, x: Tensor) -> Size:
         """The token grid of an image batch, whatever its size."""
         return self.grid_of(to_size(x.shape[2:]))
 
     def _set_size(self, size: Size) -> None:
         super()._set_size(size)
-        self.pos_embed = self._table(size, self.pos_embed)
-
-    def _table(self, size: Size, table: Tensor) -> Tensor:
-        """The table itself if it has the number of tokens of this image size, else that many places of the sinusoid."""
-        height, width = self.grid_of(size)
-        length = 1 + height * width
-        return table if table.shape[1] == length else sinusoid(length, table.shape[2]).to(table)
+        self.pos_embed = positions(self.pos_embed, self.places_of(size))
 
     def size_from_state(self, state: State) -> Size | None:
         """From the number of positions: this model's own size, else that of the grid nearest to a square."""
-        count = state["pos_embed"].shape[1] - 1
-        if count == self.grid_size[0] * self.grid_size[1]:
+        places = state["pos_embed"].shape[1]
+        if places == self.pos_embed.shape[1]:
             return self.arguments["img_size"]
+        count = places - self.num_prefix_tokens
         rows = max(side for side in range(1, count + 1) if count % side == 0 and side * side <= count)
         return rows * self.patch_size, count // rows * self.patch_size
 
     def resize_state(self, state: State, old: Size, new: Size, method: str) -> dict[str, Tensor]:
         """The state with positions for the new size: a wave is not resampled but written out again."""
-        return dict(state) | {"pos_embed": self._table(new, state["pos_embed"])}
+        return dict(state) | {"pos_embed": positions(state["pos_embed"], self.places_of(new))}
 
     # ---- loading and folding
 

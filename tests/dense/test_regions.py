@@ -116,12 +116,13 @@ def test_levels_follow_the_box_size():
     assert region_levels(boxes, 4, finest=28.0).tolist()[:4] == [0, 0, 1, 1]
 
 
+@pytest.mark.parametrize("fixed_shapes", [True, False])
 @pytest.mark.parametrize("side", [7, 14])
-def test_pooling_equals_loops_over_bins_and_samples(side):
+def test_pooling_equals_loops_over_bins_and_samples(side, fixed_shapes):
     sizes, strides = [(50, 60), (25, 30), (13, 15), (7, 8)], (4, 8, 16, 32)
     maps = [torch.randn(2, 3, *size, dtype=torch.float64) for size in sizes]
     boxes = [random_boxes(6, 190, seed=5), torch.tensor([[0.0, 0, 240, 200], [-8, -8, 3, 3], [9, 9, 9, 9]]).double()]
-    pooled = pool_regions(maps, strides, to_regions(boxes), side)
+    pooled = pool_regions(maps, strides, to_regions(boxes), side, fixed_shapes=fixed_shapes)
     row = 0
     for image, group in enumerate(boxes):
         for box in group.tolist():
@@ -130,6 +131,18 @@ def test_pooling_equals_loops_over_bins_and_samples(side):
             assert np.abs(pooled[row].numpy() - wanted).max() < 1e-10
             row += 1
     assert row == len(pooled)
+
+
+def test_a_fixed_number_of_samples_gives_the_same_both_ways_with_gradients():
+    maps = [torch.randn(2, 3, 64 // 2**n, 64 // 2**n, dtype=torch.float64, requires_grad=True) for n in range(4)]
+    regions = to_regions([random_boxes(20, 200, seed=6), random_boxes(9, 200, seed=7)])
+    found = []
+    for fixed_shapes in (True, False):
+        pooled = pool_regions(maps, (4, 8, 16, 32), regions, 7, 28.0, 1, fixed_shapes)
+        weight = torch.linspace(-1, 1, pooled.numel(), dtype=torch.float64).view_as(pooled)
+        found.append([pooled, *torch.autograd.grad((pooled * weight).sum(), maps)])
+    for mine, wanted in zip(*found):
+        torch.testing.assert_close(mine, wanted)
 
 
 def test_pooling_takes_bfloat16_maps_and_no_regions():

@@ -176,7 +176,11 @@ def create_backbone(
         model: Any = create_model(name, img_size=img_size, **arguments)
         return AsMlpBackbone(model) if model_class.__name__ == "AsMlp" else ModelBackbone(model)
     canvas = to_size(img_size if img_size is not None else [4 * side for side in known.img_size])
-    model = create_model(name, img_size=canvas, **arguments)
+    if model_class.partition_argument and model_class.partition_argument not in constructor_overrides:
+        model = create_model(name, **arguments)
+        model.set_input_size(canvas)  # more partitions of the size that the name stands for, not larger ones
+    else:
+        model = create_model(name, img_size=canvas, **arguments)
     return ModelBackbone(model)
 
 

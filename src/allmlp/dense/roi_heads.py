@@ -44,6 +44,7 @@ class RoiSettings:
     low_quality: an object's best proposals become its own if they overlap it by the stage's `iou`.
     samples, positive_fraction: regions drawn an image, true boxes among the candidates.
     finest: side in pixels that the finest pyramid level is meant for, half of the largest it takes.
+    bin_samples: points along each side of a pooling bin; 0: as many as the bin has cells.
     box_convs, box_fcs, box_hidden, class_agnostic, box_loss: see `BoxHead` and `box_losses`.
     masks, mask_convs, class_agnostic_masks: see `MaskHead`.
     score_threshold, nms_iou, detections, candidates: see `best_detections`.
@@ -54,6 +55,7 @@ class RoiSettings:
     samples: int = 512
     positive_fraction: float = 0.25
     finest: float = 56.0
+    bin_samples: int = 0
     box_side: int = 7
     box_convs: int = 0
     box_fcs: int = 2
@@ -126,8 +128,11 @@ class RoiHeads(nn.Module):
             ]
         )
 
-    def _pool(self, maps: Sequence[Tensor], boxes: Sequence[Tensor] | Tensor, side: int) -> Tensor:
-        return pool_regions(maps, self.strides, to_regions(list(boxes)), side, self.settings.finest)
+    def _pool(
+        self, maps: Sequence[Tensor], boxes: Sequence[Tensor] | Tensor, side: int, fixed_shapes: bool = False
+    ) -> Tensor:
+        regions, settings = to_regions(list(boxes)), self.settings
+        return pool_regions(maps, self.strides, regions, side, settings.finest, settings.bin_samples, fixed_shapes)
 
     # ---- training
 
@@ -202,8 +207,8 @@ class RoiHeads(nn.Module):
     ) -> Detections:
         """Detections in fixed shapes; the stages' logits and the stages' mask probabilities are averaged.
 
-        trim: cut the result to the largest number of detections in the batch before masks are predicted. This saves
-            work but makes shapes depend on the data, so it is not for export.
+        trim: cut the result to the largest number of detections in the batch before masks are predicted, and let each
+            level pool its own regions. This saves work but makes shapes depend on the data, so it is not for export.
         """
         settings, (images, count) = self.settings, proposals.valid.shape
         boxes, stage_logits = proposals.boxes, []
@@ -226,11 +231,11 @@ class RoiHeads(nn.Module):
         if trim:
             most = int(result.counts.max())
             result = Detections(result.boxes[:, :most], result.scores[:, :most], result.labels[:, :most], result.counts)
-        return result._replace(masks=self._masks(maps, result)) if settings.masks else result
+        return result._replace(masks=self._masks(maps, result, not trim)) if settings.masks else result
 
-    def _masks(self, maps: Sequence[Tensor], found: Detections) -> Tensor:
+    def _masks(self, maps: Sequence[Tensor], found: Detections, fixed_shapes: bool) -> Tensor:
         """Mask probabilities (b, d, m, m) of every detection, of its class."""
-        features = self._pool(maps, found.boxes, self.settings.mask_side)
+        features = self._pool(maps, found.boxes, self.settings.mask_side, fixed_shapes)
         probs = average([take_class(head(features), found.labels.flatten()).sigmoid() for head in self.mask_heads])
         return probs.unflatten(0, found.labels.shape)
 

@@ -1,7 +1,7 @@
 """Features of regions, from the pyramid level that fits each region's size.
 
-Differs from torchvision's `MultiScaleRoIAlign`: aligned to half pixels, as many samples as a region has pixels, and
-shapes that do not depend on the data.
+Differs from torchvision's `MultiScaleRoIAlign`: aligned to half pixels, as many samples as a region has cells, and, if
+wanted, shapes that do not depend on the data.
 Source: Mask R-CNN, arXiv 1703.06870, section 3; level rule of arXiv 1612.03144, equation 1.
 Shapes: k regions, each (image, x1, y1, x2, y2) in pixels; c channels; s the side of the pooled square.
 """
@@ -14,6 +14,8 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from allmlp.dense.boxes import at_least_float32
+
+_OUTSIDE = -1e4  # pixels; no sample of a region there lies on a map, so it pools to exactly 0
 
 
 def region_levels(boxes: Float[Tensor, "k 4"], levels: int, finest: float = 56.0) -> Int[Tensor, "k"]:
@@ -28,21 +30,32 @@ def pool_regions(
     regions: Float[Tensor, "k 5"],
     side: int,
     finest: float = 56.0,
+    samples: int = 0,
+    fixed_shapes: bool = True,
 ) -> Float[Tensor, "k c s s"]:
     """Pool every region to `side` x `side` from its level.
 
-    Each level pools all regions, but those of other levels shrunk to a point, for which no sample is taken and the
-    result is exactly 0; the sum over levels is therefore each region's own pooling, with fixed shapes and little work.
+    Args:
+        samples: points along each side of a bin; 0: as many as the bin has cells.
+        fixed_shapes: pool all regions from each level, those of other levels moved off the map where they give 0, and
+            add up, so that no shape depends on the data; else each level pools its own, with the same result, faster.
     """
-    boxes = regions[:, 1:]
-    levels = region_levels(boxes, len(maps), finest)
-    pooled = at_least_float32(maps[0].new_zeros(len(regions), maps[0].shape[1], side, side))
-    for level, (features, stride) in enumerate(zip(maps, strides, strict=True)):
-        members = torch.where((levels == level)[:, None], boxes, 0.0)
-        rois = torch.cat([regions[:, :1], members], dim=1).to(pooled.dtype)
-        pooled = pooled + roi_align(
-            at_least_float32(features), rois, side, spatial_scale=1 / stride, sampling_ratio=0, aligned=True
-        )
+    boxes = at_least_float32(regions)
+    levels = region_levels(boxes[:, 1:], len(maps), finest)
+
+    def pool(level: int, rois: Tensor) -> Tensor:
+        features = at_least_float32(maps[level])
+        rois = rois.to(features.dtype)
+        return roi_align(features, rois, side, 1 / strides[level], samples, aligned=True)
+
+    if fixed_shapes:
+        away = torch.cat([boxes[:, :1], torch.full_like(boxes[:, 1:], _OUTSIDE)], dim=1)
+        parts = [pool(level, torch.where((levels == level)[:, None], boxes, away)) for level in range(len(maps))]
+        pooled = sum(parts[1:], parts[0])
+    else:
+        order = levels.argsort(stable=True)
+        rows = boxes[order].split(levels.bincount(minlength=len(maps)).tolist())
+        pooled = torch.cat([pool(level, own) for level, own in enumerate(rows)])[order.argsort()]
     return pooled.to(maps[0].dtype)
 
 

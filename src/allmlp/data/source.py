@@ -179,4 +179,4 @@ def open_images(
     Raises:
         InputError: Something named does not exist, or a folder or glob holds no image.
     """
-    return FileSource(Path(), [os.fspath(path) for path in list_images(inputs)], on_bad_image=on_bad_image)
+    return FileSource("", [os.fspath(path) for path in list_images(inputs)], on_bad_image=on_bad_image)

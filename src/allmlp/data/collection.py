@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -61,13 +61,11 @@ class Collection:
         if len(bad) == count:
             raise InputError(f"None of the {count} images can be read: {listed}.")
         good = np.array([reason is None for reason in reasons])
-        kept = Collection(
-            self.kind,
-            self.classes,
-            self.source.select(np.flatnonzero(good)),
-            None if self.is_val is None else self.is_val[good],
-            None if self.names is None else [name for name, keep in zip(self.names, good) if keep],
-            self.notes,
+        kept = replace(
+            self,
+            source=self.source.select(np.flatnonzero(good)),
+            is_val=None if self.is_val is None else self.is_val[good],
+            names=None if self.names is None else [name for name, keep in zip(self.names, good) if keep],
         )
         return kept, bad
 
@@ -100,7 +98,7 @@ class Collection:
         labels = self.source.labels[chosen]
         if unknown := [self.classes[label] for label in np.unique(labels) if self.classes[label] not in classes]:
             raise InputError(
-                f"There are images of unknown classes: {_some(unknown)}. Known are {_some(classes)}; "
+                f"There are images of unknown classes: {some_of(unknown)}. Known are {some_of(classes)}; "
                 "names must agree letter by letter."
             )
         place = {name: label for label, name in enumerate(classes)}
@@ -133,9 +131,10 @@ class Collection:
 
 
 def _listed(classes: Sequence[str], chosen: np.ndarray) -> str:
-    return _some([classes[index] for index in np.flatnonzero(chosen).tolist()])
+    return some_of([classes[index] for index in np.flatnonzero(chosen).tolist()])
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are."""
     names = [repr(name) for name in names]
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

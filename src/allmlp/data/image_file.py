@@ -187,7 +187,8 @@ def _words(error: BaseException, file: IO[bytes] | None = None) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, (EOFError, struct.error)) or "truncated" in str(error).lower():
-        return f"the file is truncated ({error})" if str(error) else "the file is truncated"
+        detail = str(error).removeprefix("image file is truncated").strip(" ()")
+        return f"the file is truncated ({detail})" if detail else "the file is truncated"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:1].lower() + error.strerror[1:]
     return f"{error}".rstrip(".") or type(error).__name__

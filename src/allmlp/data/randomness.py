@@ -29,19 +29,31 @@ def sample_generator(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(sample_seed(*parts))
 
 
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Inside, the global generators of `random`, NumPy and torch (CPU) start from `seed`; afterwards they are restored.
-
-    For libraries that draw from global generators, such as timm's RandAugment.
-    """
-    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+def reseed(seed: int) -> None:
+    """Start the global generators of `random`, NumPy and torch (CPU) from `seed`."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would reset the GPU's generators too
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """Afterwards the global generators of `random`, NumPy and torch (CPU) are as they were before.
+
+    Costs 0.1 ms, most of it for NumPy's: enter once for many `reseed`.
+    """
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.default_generator.set_state(states[2])
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """`restored`, and inside the generators start from `seed`: for libraries that draw from them, as timm does."""
+    with restored():
+        reseed(seed)
+        yield

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from allmlp.data.collection import Collection
+from allmlp.data.collection import Collection, some_of
 from allmlp.data.listing import SUFFIXES as IMAGE_SUFFIXES
 from allmlp.data.listing import natural_key
 from allmlp.data.source import FileSource
@@ -143,12 +143,8 @@ def number_classes(values: list[str], classes: Sequence[str] | None, path: str) 
         if value not in place:
             near = difflib.get_close_matches(value, names, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"Row {row} of {path} has the label {value!r}; the classes are {_some(names)}.{hint}")
+            raise InputError(f"Row {row} of {path} has the label {value!r}; the classes are {some_of(names)}.{hint}")
     return names, [place[value] for value in values]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _division(
@@ -163,7 +159,7 @@ def _division(
             raise InputError(f"The column split holds train or val; row {row} of {path} has {splits[row - 1]!r}.")
     present = [name for name in VAL_NAMES if name in values]
     if present[1:]:
-        notes.append(f"Rows of the split {present[0]!r} are taken for validation; {_some(present[1:])} left aside.")
+        notes.append(f"Rows of the split {present[0]!r} are taken for validation; {some_of(present[1:])} left aside.")
     used = [row for row, value in enumerate(values) if value in (*TRAIN_NAMES, *present[:1])]
     return np.array([value in VAL_NAMES for value in values]) if present else None, used
 

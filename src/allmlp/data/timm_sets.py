@@ -134,7 +134,9 @@ def _create(name: str, root: Path, split: str, download: bool, settings: Mapping
         return create_dataset(name, root=str(root), split=split, download=download, **settings)
     except Exception as error:  # each library has its own kinds for "not there"
         hint = "" if download or not name.startswith("torch/") else " Type data.download=true to fetch it."
-        hint += " data.root=FOLDER says where it lies, data.options.val_split=null divides the training part."
+        hint += " data.root=FOLDER says where it lies."
+        if split in _VAL_SPLITS:
+            hint += " data.options.val_split=null divides the training part instead."
         raise InputError(f"Cannot open the data set {name} (split {split}) in {root}: {error}.{hint}") from error
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from allmlp.data.augment import AugmentSettings
 from allmlp.data.bands import resize_bands
-from allmlp.data.randomness import sample_seed, seeded
+from allmlp.data.randomness import reseed, restored, sample_seed, seeded
 from allmlp.data.small_augment import augment_small
 from allmlp.data.spec import ImageSpec
 from allmlp.errors import InputError
@@ -102,13 +102,14 @@ class ImageTransform:
 
     def finish(self, prepared: Tensor, seeds: list[int]) -> Tensor:
         """Augment and normalise a batch from `prepare`: (B, C, H, W) -> float32 (B, C, H, W), image b by `seeds[b]`."""
+        images = prepared.to(torch.float32, copy=True)
         if self.recipe == "small":
-            prepared = prepared.to(torch.float32, copy=True)
-            prepared = augment_small(prepared, self.settings, seeds, erase_with=self._mean)
-        images = (prepared * self._factor).sub_(self._offset)
+            images = augment_small(images, self.settings, seeds, erase_with=self._mean)
+        images = images.mul_(self._factor).sub_(self._offset)
         if self._erase is not None:
-            for image, seed in zip(images, seeds):
-                with seeded(sample_seed(seed, 1)):
+            with restored():
+                for image, seed in zip(images, seeds):
+                    reseed(sample_seed(seed, 1))
                     self._erase(image)  # in place
         return images
 

@@ -131,6 +131,7 @@ class DataGroup(Group):
 
     name: a folder of images, a .csv or .parquet file of path,label, `digits`, or a timm name (hfds/..., wds/...).
     root, download, options: for timm names: where they are kept, whether they may be fetched, the reader's own options.
+        root is also where a table's relative paths start; default its own folder.
     val_fraction, split_seed: for data without a split of its own: share held out, stratified, and the seed of the draw.
     on_bad_image: whether an unreadable file is listed and skipped, or stops the run.
     workers: processes that read images; auto chooses by the machine and the size of the images.

@@ -185,7 +185,7 @@ def test_faults_are_skipped_and_listed(tmp_path):
     assert found["3.png"].detail == "mask 14 x 9, image 14 x 10"
     assert "colour picture" in found["4.png"].detail
     assert len(found) == len(data.report.problems) == 5
-    with pytest.raises(InputError, match=r"data\.on_bad=skip"):
+    with pytest.raises(InputError, match=r"data\.on_bad_image=skip"):
         open_segmentation(tmp_path, on_bad="stop")
     for index in (5, 6):
         (tmp_path / "masks" / "train" / f"{index}.png").unlink()

@@ -49,7 +49,7 @@ class DataReport:
         if kind == "skipped" and self.on_bad == "stop":
             raise InputError(
                 f"{split}: {where}: {reason}{f' ({detail})' if detail else ''}. "
-                "Mend it, or let such items be skipped and listed with data.on_bad=skip."
+                "Mend it, or let such items be skipped and listed with data.on_bad_image=skip."
             )
         self.problems.append(Problem(split, where, reason, detail, kind))
 

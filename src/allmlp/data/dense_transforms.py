@@ -18,11 +18,28 @@ from allmlp.data.dense_ops import (
     PhotometricDistortion,
     RandomWindow,
     ResizeKeepRatio,
+    fit_size,
 )
 from allmlp.data.spec import ImageSpec
 from allmlp.errors import InputError
 
 IGNORE_LABEL = 255
+
+
+@dataclass(frozen=True)
+class View:
+    """The size at which a network sees images: the largest whose sides stay within these bounds, in pixels.
+
+    antialias: low-pass when shrinking; the authors do not.
+    """
+
+    short_side: int
+    long_side: int
+    antialias: bool = False
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of an image of this size, seen."""
+        return fit_size(height, width, self.short_side, self.long_side)
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,11 @@ class DetectionAugment:
         if self.crop_range[0] > self.crop_range[1]:
             raise InputError(f"crop_range is (least, most) in pixels; got {self.crop_range}.")
         _check_chances(crop_chance=self.crop_chance, flip=self.flip)
+
+    @property
+    def view(self) -> View:
+        """How images are seen in evaluation."""
+        return View(self.test_short_side, self.long_side, self.antialias)
 
     @classmethod
     def small(cls, size: int, flip: float = 0.0) -> "DetectionAugment":
@@ -110,6 +132,11 @@ class SegmentationAugment:
             raise InputError(f"ratio is (least, most), both above 0; got {self.ratio}.")
         _check_chances(most_of_crop=self.most_of_crop, flip=self.flip)
 
+    @property
+    def view(self) -> View:
+        """How images are seen in evaluation."""
+        return View(self.short_side, self.long_side, self.antialias)
+
     @classmethod
     def small(cls, size: int, flip: float = 0.0) -> "SegmentationAugment":
         """For small images on a canvas of `size` x `size` pixels: ratios 0.75 to 1.5, any share of one class in a crop.
@@ -127,6 +154,12 @@ class SegmentationAugment:
         )
 
 
+def build_view_transform(spec: ImageSpec, view: View) -> v2.Transform:
+    """(image uint8, target) -> (image float32 (c, h, w) as seen, normalised; the target as it is)."""
+    resize = ResizeKeepRatio((view.short_side,), view.long_side, None, view.antialias, only_image=True)
+    return v2.Compose([resize, *_normalise(spec)])
+
+
 def build_detection_transform(spec: ImageSpec, augment: DetectionAugment, training: bool) -> v2.Transform:
     """(image uint8, target) -> (image float32 (c, h, w), normalised; target).
 
@@ -135,10 +168,7 @@ def build_detection_transform(spec: ImageSpec, augment: DetectionAugment, traini
     Only mean and std are taken from `spec`; sizes are `augment`'s, because detectors see images of many sizes.
     """
     if not training:
-        shrink = ResizeKeepRatio(
-            (augment.test_short_side,), augment.long_side, None, augment.antialias, only_image=True
-        )
-        return v2.Compose([shrink, *_normalise(spec)])
+        return build_view_transform(spec, augment.view)
     resize = ResizeKeepRatio(augment.short_sides, augment.long_side, antialias=augment.antialias)
     crop = [
         ResizeKeepRatio(augment.crop_short_sides, augment.long_side, antialias=augment.antialias),
@@ -163,8 +193,7 @@ def build_segmentation_transform(spec: ImageSpec, augment: SegmentationAugment, 
     size of the file. Only mean and std are taken from `spec`.
     """
     if not training:
-        shrink = ResizeKeepRatio((augment.short_side,), augment.long_side, None, augment.antialias, only_image=True)
-        return v2.Compose([shrink, *_normalise(spec)])
+        return build_view_transform(spec, augment.view)
     return v2.Compose(
         [
             ResizeKeepRatio((augment.short_side,), augment.long_side, augment.ratio, augment.antialias),

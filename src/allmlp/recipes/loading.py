@@ -12,7 +12,7 @@ from allmlp.recipes.schema import Recipe
 
 SHIPPED = Path(__file__).parent
 # What a task trains with when no recipe is named.
-DEFAULTS = {"classify": "small", "detect": "detect_small", "segment": "segment_small"}
+DEFAULTS = {"classify": "small", "detect": "small_detect", "segment": "small_segment"}
 
 
 def shipped() -> dict[str, Path]:

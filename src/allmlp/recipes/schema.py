@@ -53,6 +53,9 @@ class ModelGroup(Group):
     drop_rate, drop_path_rate: dropout before the classifier, and stochastic depth.
     head_bias: what the classifier's bias starts at; default as the model initialises it.
     args: any other constructor argument, such as {embed_dim: 96, depth: 4}.
+    head: detect, segment: what stands on the network: faster_rcnn, mask_rcnn, cascade_rcnn, cascade_mask_rcnn; upernet,
+        eanet. Default mask_rcnn and upernet.
+    size: detect, segment: "small" trains on a laptop, "paper" has the published widths and settings.
     """
 
     name: str = "mixer_nano"
@@ -63,6 +66,8 @@ class ModelGroup(Group):
     drop_path_rate: Rate = 0.0
     head_bias: float | None = None
     args: dict[str, Any] = Field(default_factory=dict)
+    head: str | None = None
+    size: Literal["small", "paper"] = "small"
 
 
 class OptimGroup(Group):
@@ -137,6 +142,17 @@ class DataGroup(Group):
     workers: processes that read images; auto chooses by the machine and the size of the images.
     crop_pct, crop_mode, interpolation, mean, std: how images are prepared (allmlp.data.ImageSpec); default the model's
         own. They travel with the trained model.
+
+    Of detection and segmentation (allmlp.data.coco, allmlp.data.mask_folder):
+
+    name: a folder or JSON file of COCO's form; a folder of images and mask files; `digit_scenes`.
+    train_json, train_images, train_masks, val_json, val_images, val_masks: files and folders, in place of those found.
+    keep_empty: train on images without an object too.
+    classes, label_rule, id_map: of mask files: names or a file of them; plain or zero_ignored; {number: label}.
+    check: "headers" opens every file before the run, "full" decodes it, "auto" decodes small data sets only.
+    train_scenes, val_scenes, scene_size: of `digit_scenes`: how many, and their side in pixels.
+    short_side, long_side: images are shrunk or enlarged until one side meets its bound; default by `augment.kind`. They
+        travel with the trained model.
     """
 
     name: str = "digits"
@@ -152,13 +168,32 @@ class DataGroup(Group):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = None
     mean: list[float] | None = None
     std: list[Positive] | None = None
+    train_json: str | None = None
+    train_images: str | None = None
+    train_masks: str | None = None
+    val_json: str | None = None
+    val_images: str | None = None
+    val_masks: str | None = None
+    keep_empty: bool = False
+    classes: str | list[str] | None = None
+    label_rule: Literal["plain", "zero_ignored"] | None = None
+    id_map: str | dict[int, int] | None = None
+    check: Literal["auto", "headers", "full"] = "auto"
+    train_scenes: Count = 2000
+    val_scenes: Count = 400
+    scene_size: Annotated[int, Field(ge=32)] = 128
+    short_side: Count | None = None
+    long_side: Count | None = None
 
 
 class AugmentGroup(Group):
     """What happens to training images; evaluation never uses it.
 
     kind: "imagenet" (random resized crop through timm), "small" (shift, turn, zoom of the whole image: for small
-        images and few of them) or "none" (as at evaluation).
+        images and few of them) or "none" (as at evaluation). Of detection and segmentation: "paper" (the multi-scale
+        policies of COCO, the crops of ADE20K), "small" (the same for small images) or "none".
+    args: detection, segmentation: changes of what `kind` stands for, by the names of DetectionAugment and
+        SegmentationAugment (allmlp.data.dense_transforms), such as {crop_chance: 0.5}.
     flip: chance of a mirror image; default 0 in "small", since it costs digits and letters dearly, 0.5 in "imagenet".
     shift: "small": largest shift as a share of the side; rotate: largest turn in degrees; zoom: change of scale.
     fill: "small": what a shift uncovers: zeros, border or reflection.
@@ -170,7 +205,8 @@ class AugmentGroup(Group):
     mix_mode: one draw for each batch, pair or elem.
     """
 
-    kind: Literal["imagenet", "small", "none"] = "small"
+    kind: Literal["imagenet", "paper", "small", "none"] = "small"
+    args: dict[str, Any] = Field(default_factory=dict)
     flip: Fraction | None = None
     shift: Fraction = 0.1
     rotate: Annotated[float, Field(ge=0, le=180)] = 10.0
@@ -188,6 +224,16 @@ class AugmentGroup(Group):
     mix_prob: Fraction = 1.0
     switch_prob: Fraction = 0.5
     mix_mode: Literal["batch", "pair", "elem"] = "batch"
+
+
+class InferenceGroup(Group):
+    """How a segmenter sees an image when it is judged or used; it travels with the trained model.
+
+    scales: sizes, in units of the usual one, whose probabilities are averaged; flip: each mirrored too.
+    """
+
+    scales: Annotated[list[Positive], Field(min_length=1)] = [1.0]
+    flip: bool = False
 
 
 class Recipe(Group):
@@ -219,6 +265,7 @@ class Recipe(Group):
     accumulate: Count = 1
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     augment: AugmentGroup = Field(default_factory=AugmentGroup)
+    inference: InferenceGroup = Field(default_factory=InferenceGroup)
     loss: Literal["ce", "bce"] = "ce"
     label_smoothing: Rate = 0.0
     optim: OptimGroup = Field(default_factory=OptimGroup)

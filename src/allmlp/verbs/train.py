@@ -148,9 +148,11 @@ def _locked(run: RunFolder) -> Iterator[None]:
 def _absolute(recipe: Recipe) -> Recipe:
     """Paths on this machine made absolute, so that a run can be continued from another folder."""
     changed = recipe.model_copy(deep=True)
-    for owner, key in ((changed.data, "name"), (changed, "init")):
+    paths = [(changed.data, key) for key in ("name", "classes", "id_map")] + [(changed, "init")]
+    paths += [(changed.data, f"{split}_{kind}") for split in ("train", "val") for kind in ("json", "images", "masks")]
+    for owner, key in paths:
         value = getattr(owner, key)
-        if value is not None and Path(value).expanduser().exists():
+        if isinstance(value, str) and Path(value).expanduser().exists():
             setattr(owner, key, str(Path(value).expanduser().resolve()))
     return changed
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from allmlp.errors import InputError
-from allmlp.models._base import Size, State
+from allmlp.models._base import Size, State, to_size
 from allmlp.models._hierarchical import HierarchicalModel
 from allmlp.models.repmlp_v1 import GlobalPerceptron, RepMlpV1Block, resample_block
 from allmlp.ops.partition import partition_grid, rectangle_of
@@ -24,6 +24,7 @@ class RepMlpV1Host(HierarchicalModel):
 
     first_conv: ClassVar[str] = "stem.conv"
     train_only_key: ClassVar[str] = "stem.norm.weight"
+    partition_argument: ClassVar[str] = "partition"
     mixed_stages: Sequence[int]
     partition_size: Size
 
@@ -50,7 +51,7 @@ class RepMlpV1Host(HierarchicalModel):
         stay: the reduction grows with the number of partitions.
 
         Raises:
-            InputError: neither is possible, or a map of one partition, without a global perceptron, would get several, or the reverse.
+            InputError: neither is possible, or a map of several partitions would keep one, without a global perceptron.
         """
         own = self.arguments["img_size"]
         old, new = ([self.map_sizes(s)[i] for i in self.mixed_stages] for s in (own, size))
@@ -59,15 +60,24 @@ class RepMlpV1Host(HierarchicalModel):
         heights, widths = ((held[axis], held[axis] * new[0][axis] // old[0][axis]) for axis in (0, 1))
         for partition in itertools.product(heights, widths):
             after = [_count(map_size, partition) for map_size in new]
-            ratios = {now / was for now, was in zip(after, before) if was > 1}
-            if 0 not in after and len(ratios) <= 1 and [n == 1 for n in before] == [n == 1 for n in after]:
-                return partition, self.arguments["reduction"] * (ratios.pop() if ratios else 1)
+            ratios = {now / was for now, was in zip(after, before)}
+            if 0 not in after and len(ratios) == 1 and all(was == 1 or now > 1 for now, was in zip(after, before)):
+                return partition, self.arguments["reduction"] * ratios.pop()
         near = " x ".join(str(max(1, round(side / base)) * base) for side, base in zip(size, own))
         raise InputError(
             f"Wanted an image size whose maps can be cut into partitions of {held[0]} x {held[1]} cells, or into as "
             f"many as now; got {size[0]} x {size[1]}, with maps {new}. The nearest multiple of the present size, which "
             f"works, is {near}."
         )
+
+    def set_input_size(self, img_size: int | Sequence[int], method: str | None = None) -> None:
+        """See the base class. Where a map of one partition gets more, a global perceptron comes that adds 0 as yet."""
+        size = to_size(img_size)
+        partition, _ = self._fit(size)
+        for _, stage, block in self.blocks():
+            if block.grid == (1, 1) and self.map_sizes(size)[stage] != partition:
+                block.add_global_perceptron()
+        super().set_input_size(size, method)
 
     def _set_size(self, size: Size) -> None:
         self.partition_size, reduction = self._fit(size)

@@ -46,10 +46,11 @@ class GlobalPerceptron(nn.Module):
     W1 reads and W2 writes vectors in the order channel, partition row, partition column.
     """
 
-    def __init__(self, channels: int, grid: Size, partition_size: Size, hidden: int, folded: bool) -> None:
+    def __init__(self, channels: int, grid: Size, partition_size: Size, reduction: float, folded: bool) -> None:
         super().__init__()
         self.channels, self.grid, self.partition_size = channels, grid, partition_size
         features = channels * grid[0] * grid[1]
+        hidden = max(1, int(features / reduction + 1e-6))
         self.norm = nn.Identity() if folded else nn.BatchNorm2d(channels)
         self.fc1 = nn.Linear(features, hidden)
         self.fc2 = nn.Linear(hidden, features)
@@ -110,8 +111,7 @@ class RepMlpV1Block(AllMlpModule):
         cells = self.partition_size[0] * self.partition_size[1]
         self.global_perceptron: nn.Module = nn.Identity()
         if self.grid != (1, 1):
-            hidden = int(in_chans * self.grid[0] * self.grid[1] / reduction + 1e-6)
-            self.global_perceptron = GlobalPerceptron(in_chans, self.grid, self.partition_size, hidden, folded)
+            self.global_perceptron = GlobalPerceptron(in_chans, self.grid, self.partition_size, reduction, folded)
         self.fc = GroupedLinear(in_chans * cells, out_chans * cells, groups, bias=folded)
         self.norm = nn.Identity() if folded else nn.BatchNorm1d(out_chans * cells)
         self.local = nn.ModuleDict(
@@ -130,10 +130,20 @@ class RepMlpV1Block(AllMlpModule):
         if isinstance(perceptron, GlobalPerceptron):
             perceptron.grid, perceptron.partition_size = self.grid, partition_size
 
+    def add_global_perceptron(self) -> None:
+        """Give a map of one partition a global perceptron that adds 0, before the map gets more partitions."""
+        weight = self.fc.weight
+        perceptron = GlobalPerceptron(
+            self.in_chans, self.grid, self.partition_size, self.arguments["reduction"], self.folded
+        )
+        nn.init.zeros_(perceptron.fc2.weight)
+        nn.init.zeros_(perceptron.fc2.bias)
+        self.global_perceptron = perceptron.to(weight).train(self.training).requires_grad_(weight.requires_grad)
+
     def forward(self, x: Float[Tensor, "b c H W"]) -> Float[Tensor, "b o H W"]:
         """A map to one of the same sides."""
         x = self.global_perceptron(check_map(x, self.in_chans, self.map_size))
-        parts = partition(x, self.partition_size, self.in_chans)
+        parts = partition(x, self.partition_size)
         y = self.fc(parts.flatten(1).unflatten(1, (self.fc.groups, -1))).flatten(1)
         y = self.norm(y).unflatten(1, (self.out_chans, *self.partition_size))
         for conv in self.local.values():

@@ -5,8 +5,8 @@ Source: DingXiaoH/RepMLP @ 3eff13f, repmlpnet.py (MIT).
 Differs: nothing at the authors' sizes (tests/models/test_repmlpnet.py, golden numbers). Where a map holds several
     partitions and a set several channels, the authors' code puts partitions back in other places than it took them
     from; here they return to their own unless `partition_order="authors"` (docs/deviations.md).
-Shapes: b batch, c channels, h x w the map, s sets of channels, r rows (images, channel groups and partitions),
-    n cells of a partition.
+Shapes: b batch, c channels, h x w a map or partition, s sets of channels, r partitions of all images, q = r * (c / s)
+    rows, which hold one channel of every set, n cells of a partition.
 """
 
 import math
@@ -61,6 +61,24 @@ class GlobalPerceptron(nn.Module):
         return gate[:, :, None, None]
 
 
+class LocalPerceptron(ConvNorm):
+    """A depthwise convolution with one kernel a set, then a norm with one entry a set.
+
+    The convolution runs over all channels with the kernels repeated: of few channels over many images it is slow on a
+    CPU.
+    """
+
+    def __init__(self, channels: int, num_sets: int, kernel_size: int) -> None:
+        super().__init__(num_sets, num_sets, kernel_size, padding=kernel_size // 2, groups=num_sets)
+        self.channels, self.num_sets = channels, num_sets
+
+    def forward(self, parts: Float[Tensor, "r c h w"]) -> Float[Tensor, "q s h w"]:
+        """Partitions to rows."""
+        kernels = self.conv.weight.repeat(self.channels // self.num_sets, 1, 1, 1)
+        y = F.conv2d(parts, kernels, padding=self.conv.padding, groups=self.channels)
+        return self.norm(y.unflatten(1, (-1, self.num_sets)).flatten(0, 1))
+
+
 class RepMlpBlock(nn.Module):
     """(norm(fc(P)) + sum over k of norm_k(conv_k(P))) * gate, P the partitions of x.
 
@@ -86,17 +104,16 @@ class RepMlpBlock(nn.Module):
         self.global_perceptron = GlobalPerceptron(channels, channels // gate_reduction)
         self.fc = GroupedLinear(features, features, groups=num_sets, bias=folded)
         self.norm = nn.Identity() if folded else nn.BatchNorm1d(num_sets)
-        self.local = nn.ModuleDict(
-            {str(k): ConvNorm(num_sets, num_sets, k, padding=k // 2, groups=num_sets) for k in kernels if not folded}
-        )
+        self.local = nn.ModuleDict({str(k): LocalPerceptron(channels, num_sets, k) for k in kernels if not folded})
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Mix the cells of every partition, then gate the channels."""
-        rows = partition(x, self.partition_size, self.num_sets, self.order)
-        y = self.norm(self.fc(rows.flatten(2))).unflatten(2, self.partition_size)
-        for conv in self.local.values():
-            y = y + conv(rows)
-        return unpartition(y, self.map_size, self.channels) * self.global_perceptron(x)
+        parts = partition(x, self.partition_size)
+        rows = parts.flatten(2).unflatten(1, (-1, self.num_sets)).flatten(0, 1)
+        y = self.norm(self.fc(rows)).unflatten(2, self.partition_size)
+        for local in self.local.values():
+            y = y + local(parts)
+        return unpartition(y, self.map_size, self.channels, self.order) * self.global_perceptron(x)
 
     def extra_repr(self) -> str:
         return f"partition_size={self.partition_size}, num_sets={self.num_sets}, order={self.order!r}"
@@ -166,6 +183,7 @@ class RepMlpNet(HierarchicalModel):
     layouts = LAYOUTS
     first_conv: ClassVar[str] = "stem.conv"
     train_only_key: ClassVar[str] = "stem.norm.weight"
+    partition_argument: ClassVar[str] = "partition_sizes"
 
     @records_arguments
     def __init__(

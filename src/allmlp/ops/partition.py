@@ -1,11 +1,8 @@
 """Partitions: a map cut into equal rectangles that a fully-connected layer reads one at a time.
 
-Channels are dealt out to sets in turn (channel c belongs to set c mod s), so that a rectangle gives c / s rows, each
-with one channel of every set.
-
-Source: Ding et al., "RepMLP", arXiv 2105.01883, section 3.1 (one row a rectangle: s = c), and arXiv 2112.11081,
-section 3 (sets).
-Shapes: b batch, c channels, H x W the map, h x w a partition, s sets, r = b * (c / s) * (H / h) * (W / w) rows.
+Source: Ding et al., "RepMLP", arXiv 2105.01883, section 3.1.
+Shapes: b batch, c channels, H x W the map, h x w a partition, r = b * (H / h) * (W / w) partitions, in the order image,
+    row, column; s sets of channels, q = r * (c / s) rows.
 """
 
 import math
@@ -32,39 +29,45 @@ def partition_grid(map_size: Size, size: Size) -> Size:
     return map_size[0] // size[0], map_size[1] // size[1]
 
 
-def partition(
-    x: Float[Tensor, "b c H W"], size: Size, num_sets: int, order: str = "aligned"
-) -> Float[Tensor, "r s h w"]:
-    """Cut a map into rows. A view where there is one partition and x is contiguous.
+def partition(x: Float[Tensor, "b c H W"], size: Size) -> Float[Tensor, "r c h w"]:
+    """Cut a map into partitions. A view where there is only one and x is contiguous.
 
     Example:
-        `unpartition(partition(x, (7, 7), 4), (14, 14), x.shape[1])` is x for maps of 14 x 14.
-
-    Args:
-        x: the map.
-        size: height and width of a partition, divisors of the map's.
-        num_sets: a divisor of c.
-        order: of the rows. "aligned": by image, channel group, partition row, partition column, which is how
-            `unpartition` reads them. "authors": by image, partition row, partition column, channel group. The authors'
-            code cuts so and then reads "aligned", which moves rows to other places unless there is one partition or
-            one group.
+        `unpartition(partition(x, (7, 7)), (14, 14), x.shape[1])` is x for maps of 14 x 14.
 
     Raises:
-        InputError: the partitions do not fill the map.
+        InputError: partitions of this size do not fill the map.
     """
     channels, *map_size = x.shape[1:]
     rows, columns = partition_grid((map_size[0], map_size[1]), size)
-    x = x.reshape(-1, channels // num_sets, num_sets, rows, size[0], columns, size[1])
-    axes = (0, 1, 3, 5, 2, 4, 6) if order == "aligned" else (0, 3, 5, 1, 2, 4, 6)
-    return x.permute(axes).reshape(-1, num_sets, *size)
+    x = x.reshape(-1, channels, rows, size[0], columns, size[1])
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, *size)
 
 
-def unpartition(x: Float[Tensor, "r s h w"], map_size: Size, channels: int) -> Float[Tensor, "b c H W"]:
-    """Put rows in "aligned" order together to a map of these sides and channels: the inverse of `partition`."""
+def unpartition(
+    x: Float[Tensor, "q s h w"], map_size: Size, channels: int, order: str = "aligned"
+) -> Float[Tensor, "b c H W"]:
+    """Put partitions together to maps; of "aligned" ones, the inverse of `partition`.
+
+    Args:
+        x: partitions of all channels (s = c), or of s channels, the c / s groups of channels of a partition one after
+            the other.
+        map_size: height and width of the map.
+        channels: of the map.
+        order: "aligned" as said. "authors" takes x for partitions in the order image, channel group, row, column, as
+            the authors' code does with such partitions as `partition` makes. They come to other places by that, unless
+            a map has one partition or a partition one group.
+
+    Raises:
+        InputError: partitions of this size do not fill the map.
+    """
     num_sets, height, width = x.shape[1:]
     rows, columns = partition_grid(map_size, (height, width))
-    x = x.reshape(-1, channels // num_sets, rows, columns, num_sets, height, width)
-    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1, channels, *map_size)
+    if order == "authors":
+        x = x.reshape(-1, channels // num_sets, rows, columns, num_sets, height, width).permute(0, 1, 4, 2, 5, 3, 6)
+    else:
+        x = x.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(-1, channels, *map_size)
 
 
 def fit_partition(old_side: int, partition_side: int, new_side: int) -> int:

@@ -72,3 +72,12 @@ def _seeded():
 def no_report(monkeypatch):
     """Training runs draw no report, which takes longer than the tiny runs of the tests themselves."""
     monkeypatch.setattr("allmlp.figures.report.write_report", lambda path: Path(path) / "report.html")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """A finished run of the tiny model on the digits, with everything in its folder; not to be changed."""
+    from tiny import train
+
+    changes = {"epochs": 6, "batch_size": 64, "lr": 0.01, "ema.decay": 0.9}
+    return train(tmp_path_factory.mktemp("tiny") / "run", **changes).run

@@ -5,16 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
-from allmlp.data import BadImage, UnreadableImageError, build_transform, open_images
+from allmlp.data import BadImage, UnreadableImageError, build_transform
 from allmlp.errors import InputError
 from allmlp.runs import SavedModel, replacing
 from allmlp.tasks.losses import probabilities
-
-Picture = Image.Image | np.ndarray
+from allmlp.tasks.pictures import Picture, open_pictures
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def predict_files(
     """Classify files, folders, globs and pictures in memory.
 
     Args:
-        inputs: paths, or Pillow images and arrays (h, w) or (h, w, c) of uint8.
+        inputs: see `open_pictures`.
         out: a folder for annotated copies, named like their files; None draws none.
         begin: called with the number of images; returns what to call with the number of each batch.
         top: how many classes to name.
@@ -73,14 +70,7 @@ def predict_files(
     """
     if top < 1:
         raise InputError(f"top: wanted at least 1 class to name; got {top}.")
-    load: Callable[[int], Picture]
-    if inputs and all(isinstance(item, (Image.Image, np.ndarray)) for item in inputs):
-        names = [f"image {place}" for place in range(len(inputs))]
-        load = lambda place: _in_memory(inputs[place], saved.spec.channels)  # noqa: E731
-    else:
-        source = open_images(inputs)
-        names = [source.path(place) for place in range(len(source))]
-        load = lambda place: source.load(place, saved.spec.channels)  # noqa: E731
+    names, load = open_pictures(inputs, saved.spec.channels)
     step = begin(len(names)) if begin is not None else None
     transform = build_transform(saved.spec)
     network = saved.network.to(device).eval()
@@ -107,15 +97,6 @@ def predict_files(
         if step is not None:
             step(len(places))
     return found
-
-
-def _in_memory(picture: Any, channels: int) -> Picture:
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture) if picture.ndim == 2 else None
-    if image is None:
-        if channels not in (1, 3):
-            return picture
-        image = Image.fromarray(picture)
-    return image.convert("RGB" if channels == 3 else "L") if channels in (1, 3) else np.asarray(image)
 
 
 def _targets(names: Sequence[str], out: Path) -> dict[str, Path]:

@@ -62,7 +62,8 @@ def test_batches_of_any_size_say_the_same(tiny_run, photos):
 def test_pictures_in_memory(tiny_run, photos):
     """Pillow images and arrays, grey and in colour, give what their file gives."""
     path = photos / "1" / "0.png"
-    grey = Image.open(path)
+    with Image.open(path) as grey:
+        grey.load()
     colour = grey.convert("RGB")
     array = np.asarray(grey)
     forms = [grey, colour, colour.convert("RGBA"), array, array[..., None], np.asarray(colour)]
@@ -76,14 +77,15 @@ def test_pictures_in_memory(tiny_run, photos):
 
 def test_pictures_in_memory_are_seen_as_files_are(tiny_run, photos, tmp_path):
     """What is transparent is white, and a camera held sideways is turned."""
-    pixels = np.asarray(Image.open(photos / "1" / "0.png"))
+    pixels = digits()[1][0]
     seen_through = Image.fromarray(np.dstack([pixels, pixels, pixels, 255 - pixels]))
     seen_through.save(tmp_path / "a.png")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "b.png", exif=exif)
     files = allmlp.predict(tiny_run, tmp_path / "a.png", tmp_path / "b.png", progress="none")
-    found = allmlp.predict(tiny_run, seen_through, Image.open(tmp_path / "b.png"), progress="none")
+    with Image.open(tmp_path / "b.png") as turned:
+        found = allmlp.predict(tiny_run, seen_through, turned, progress="none")
     plain = allmlp.predict(tiny_run, pixels, progress="none")
     assert [item.top for item in found] == [item.top for item in files]
     assert plain[0].top not in [item.top for item in found]
@@ -94,7 +96,8 @@ def test_a_picture_that_was_opened_and_not_decoded(tiny_run, photos, capsys):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8))
     noise.save(path)
     path.write_bytes(path.read_bytes()[:900])
-    found = allmlp.predict(tiny_run, Image.open(path), Image.open(photos / "1" / "1.png"))
+    with Image.open(path) as broken, Image.open(photos / "1" / "1.png") as whole:
+        found = allmlp.predict(tiny_run, broken, whole)
     assert [item.path for item in found] == ["image 1"]
     assert "cannot be read: image 0: " in capsys.readouterr().err
 

@@ -52,10 +52,8 @@ def _seen(picture: Picture, place: int, channels: int) -> Picture:
     if channels not in (1, 3):
         return np.asarray(picture)
     if isinstance(picture, np.ndarray):
-        image = Image.fromarray(picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture)
-    else:
-        image = picture.copy()  # reading turns it upright in place
+        picture = Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
     try:
-        return as_seen(image, "RGB" if channels == 3 else "L")
-    except (OSError, SyntaxError) as error:  # a Pillow image that was opened but not yet decoded
+        return as_seen(picture.copy(), "RGB" if channels == 3 else "L")  # a copy, since it is turned upright in place
+    except (OSError, SyntaxError) as error:  # it was opened and is decoded only now
         raise UnreadableImageError(f"image {place}", str(error).rstrip(".")) from None

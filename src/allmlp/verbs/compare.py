@@ -26,7 +26,8 @@ _GROUPS = ("MLP", "attention", "convolution", "")
 class Member:
     """One model of a comparison.
 
-    scores: one a finished seed, fractions. train_seconds: median over seeds. images_per_second: of inference, all
+    scores: one a finished seed, fractions. train_seconds, cpu_seconds: medians over seeds of the time of training steps
+    and of all processor time, which a busy machine lengthens less. images_per_second: of inference, all
     members measured in turns in one process. failures: what went wrong, by seed.
     """
 
@@ -36,6 +37,7 @@ class Member:
     parameters: int | None = None
     macs: int | None = None
     train_seconds: float | None = None
+    cpu_seconds: float | None = None
     images_per_second: float | None = None
     failures: dict[int, str] = field(default_factory=dict)
 
@@ -168,6 +170,7 @@ def _collect(members: Sequence[Member], folder: Path) -> None:
         metrics = [json.loads(path.read_text(encoding="utf-8")) for path in runs]
         member.parameters, member.macs = metrics[0]["parameters"], metrics[0]["macs"]
         member.train_seconds = statistics.median(one["train_seconds"] for one in metrics)
+        member.cpu_seconds = statistics.median(one["cpu_seconds"] for one in metrics)
         saved = load_model(runs[0].parent)
         member.group = _group(saved.name, saved.network)
         networks[member.model] = (saved.network, (saved.spec.channels, *saved.spec.size))
@@ -213,7 +216,18 @@ def _write(result: Comparison, settings: Recipe) -> None:
 
 
 def _header(score: str) -> list[str]:
-    return ["group", "model", f"{score} median %", "range %", "seeds", "parameters", "MACs", "training s", "images/s"]
+    return [
+        "group",
+        "model",
+        f"{score} median %",
+        "range %",
+        "seeds",
+        "parameters",
+        "MACs",
+        "training s",
+        "CPU s",
+        "images/s",
+    ]
 
 
 def _rows(result: Comparison) -> list[list[str]]:
@@ -222,7 +236,7 @@ def _rows(result: Comparison) -> list[list[str]]:
     rows = []
     for member in order:
         if member.score is None:
-            rows.append([member.group, member.model, "failed", "", "0", "", "", "", ""])
+            rows.append([member.group, member.model, "failed", "", "0", "", "", "", "", ""])
             continue
         low, high = 100 * min(member.scores), 100 * max(member.scores)
         rows.append(
@@ -235,6 +249,7 @@ def _rows(result: Comparison) -> list[list[str]]:
                 f"{member.parameters:,}",
                 f"{member.macs:,}",
                 f"{member.train_seconds:.0f}",
+                f"{member.cpu_seconds:.0f}",
                 f"{member.images_per_second:,.0f}",
             ]
         )

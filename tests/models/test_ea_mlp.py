@@ -406,9 +406,14 @@ def test_every_key_must_match(golden):
     for extra in ("tokens_to_token.attention1.attn.linear_9.weight", "blocks.0.attn.qkv.weight", "blocks.0.ls1"):
         with pytest.raises(InputError, match=extra.replace(".", r"\.")):
             allmlp.load_official(build(case), state | {extra: torch.zeros(3)})
-    missing = {key: value for key, value in state.items() if key != "tokens_to_token.project.bias"}
-    with pytest.raises(InputError, match=r"stem\.project\.bias"):
-        allmlp.load_official(build(case), missing)
+    for theirs, ours in (
+        ("tokens_to_token.project.bias", "stem.project.bias"),
+        ("tokens_to_token.attention1.attn.q_linear.weight", "stem.split1.attention.query.weight"),
+        ("pos_embed", "pos_embed"),
+    ):
+        missing = {key: value for key, value in state.items() if key != theirs}
+        with pytest.raises(InputError, match=rf"not in the file \(1\): {ours}"):
+            allmlp.load_official(build(case), missing)
     with pytest.raises(InputError, match="it looks like EaMlp"):
         allmlp.load_official(allmlp.create_model("mixer_nano"), state)
     with pytest.raises(InputError, match="does not fit this MlpMixer"):  # a mixer's mark, but no mixer's file
@@ -435,6 +440,14 @@ def test_official_file_for_other_image_channels(golden, channels):
             assert (target(grey) - wanted).abs().max() < 1e-6 * wanted.std()  # timm sums kernels in single precision
         else:
             assert torch.isfinite(target(grey.expand(-1, channels, -1, -1))).all()
+
+
+def test_a_folded_file_for_other_image_channels():
+    folded, grey = allmlp.fold(small()), allmlp.fold(small(in_chans=1))
+    allmlp.load_official(grey, folded.state_dict())
+    x = torch.randn(2, 1, 40, 56, dtype=torch.double)
+    wanted = folded(x.expand(-1, 3, -1, -1))
+    assert (grey(x) - wanted).abs().max() < 1e-6 * wanted.std()  # timm sums kernels in single precision
 
 
 def test_dense_backbones_take_official_files_and_other_channels(golden):

@@ -252,16 +252,15 @@ class EaMlp(IsotropicModel):
 
     def fit_image_channels(self, state: State) -> dict[str, Tensor]:
         """The first norm's affine, one value a colour and pixel, moved into the query, where colours can be fitted."""
-        norm, query = "stem.split1.norm1", self.first_conv
-        kernel = state[f"{query}.weight"]
-        if kernel.shape[1] == self.in_chans or f"{norm}.weight" not in state:
+        keys = [f"{path}.{leaf}" for path in ("stem.split1.norm1", self.first_conv) for leaf in ("weight", "bias")]
+        if any(key not in state for key in keys):  # in a folded file it has moved already
             return {}
-        matrix, bias = affine_then_linear(
-            state[f"{norm}.weight"], state[f"{norm}.bias"], kernel.flatten(1), state[f"{query}.bias"]
-        )
+        scale, shift, kernel, bias = (state[key] for key in keys)
+        if kernel.shape[1] == self.in_chans:
+            return {}
+        matrix, bias = affine_then_linear(scale, shift, kernel.flatten(1), bias)
         ones = matrix.new_ones(self.in_chans * KERNELS[0] ** 2)
-        changed = {f"{norm}.weight": ones, f"{norm}.bias": torch.zeros_like(ones)}
-        return changed | {f"{query}.weight": matrix.view_as(kernel), f"{query}.bias": bias}
+        return dict(zip(keys, (ones, torch.zeros_like(ones), matrix.view_as(kernel), bias)))
 
     def folded_state(self) -> dict[str, Tensor]:
         """Every norm's affine goes into the linear map that reads it, and linear maps in a row become one."""

@@ -74,8 +74,11 @@ def convert(
 
 def _class_names(file: str | Path | None, count: int) -> tuple[list[str], str]:
     if file is not None:
-        names = Path(file).read_text(encoding="utf-8").split("\n")
-        names = [name.strip() for name in names if name.strip()]
+        try:
+            lines = Path(file).read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"classes: wanted a text file with a class name a line; {file}: {error}.") from error
+        names = [name.strip() for name in lines if name.strip()]
         if len(names) != count:
             raise InputError(f"Wanted {count} class names, one a line; {file} has {len(names)}.")
         return names, ""

@@ -30,7 +30,7 @@ def _main(version: bool = typer.Option(False, "--version", help="Show the versio
 
 
 def _command(name: str) -> Callable[..., Any]:
-    def command(words: list[str] = typer.Argument(None, metavar="[SUBJECT] [KEY=VALUE]...")) -> None:  # noqa: B008
+    def command(words: list[str] = typer.Argument(None, metavar="SUBJECT|KEY=VALUE")) -> None:  # noqa: B008
         from allmlp.verbs._run import run_verb
 
         raise typer.Exit(run_verb(name, words or []))
@@ -39,12 +39,13 @@ def _command(name: str) -> Callable[..., Any]:
 
 
 for _name in verbs():
-    app.command(_name, help=verb_help(_name))(_command(_name))
+    _sentence, _examples = verb_help(_name)
+    app.command(_name, help=_sentence, epilog=_examples)(_command(_name))
 
 
 def main() -> None:
     """Entry point of the `allmlp` command."""
-    # Before torch is loaded: OpenMP's threads else spin while they wait for each other, which makes two processes on one
-    # machine several times slower than one after the other (docs/performance.md).
+    # Before torch is loaded: OpenMP's threads else spin while they wait for each other, which makes two processes on
+    # one machine several times slower than one after the other (docs/performance.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="allmlp")

@@ -5,7 +5,7 @@ Importing this package loads neither torch nor lightning; a verb's module loads 
 
 A verb's module holds, beside its function:
 
-- a docstring whose first line is the help of the command line;
+- a docstring whose first line is the help of the command line: what it does, a colon, examples in backquotes;
 - `show(result)`, optional: what the command line prints on standard output of what the function returned: text, or
   anything that rich can draw; None for nothing;
 - `status(result)`, optional: the exit status, default 0;
@@ -40,11 +40,11 @@ def verbs() -> list[str]:
     return [name for name in _ORDER if name in found] + sorted(found - set(_ORDER))
 
 
-def verb_help(name: str) -> str:
-    """The first sentence of a verb's file, read without importing it."""
+def verb_help(name: str) -> tuple[str, str]:
+    """What a verb does, a sentence, and examples: the first line of its file, read without importing it."""
     with open(Path(__file__).with_name(f"{name}.py"), encoding="utf-8") as file:
-        first = file.readline().strip()
-    return first.strip('"').partition(": ")[0].rstrip(".") + "."
+        sentence, _, examples = file.readline().strip().strip('"').rstrip(".").partition(": ")
+    return f"{sentence}.", f"For example: {examples.replace('`', '')}"
 
 
 def verb_module(name: str) -> ModuleType:

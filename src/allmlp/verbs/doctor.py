@@ -1,4 +1,4 @@
-"""Look at this machine: versions, threads, devices, what is installed, what is slow and why."""
+"""Look at this machine, say what is missing and what is slow and why: `allmlp doctor`."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Train a model from a recipe: `allmlp train data=FOLDER`, `allmlp train RECIPE key=value`, `train resume=RUN`."""
+"""Train a model from a recipe: `allmlp train data=PATH`, `allmlp train RECIPE key=value`, `allmlp train resume=RUN`."""
 
 import contextlib
 import json

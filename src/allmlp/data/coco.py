@@ -295,3 +295,37 @@ def class_counts(dataset: DenseDataset, classes: Sequence[str]) -> dict[str, int
         for annotation in image.annotations:
             counts[classes[annotation.label]] += not annotation.iscrowd
     return counts
+
+
+def open_detection_evaluation(
+    data: str | os.PathLike[str] | None,
+    classes: Sequence[str],
+    *,
+    json_file: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    masks: bool | None = None,
+    channels: int = 3,
+    on_bad: str = "skip",
+    check: str = "auto",
+) -> DetectionData:
+    """Open images with boxes to judge a model that knows `classes`: the val part of a folder, or all that there is.
+
+    The result's `train` is its `val`. Classes are matched by name. Other arguments as in `open_detection`.
+
+    Raises:
+        InputError: nothing there, or a class that the model does not know.
+    """
+    check_channels(channels)
+    given = {"val": Path(json_file)} if json_file else {}
+    if data is not None and os.fspath(data) == "digit_scenes":
+        data = cached_digit_scenes()
+    root, found = _find_jsons(data, given) if data is not None and not given else (None, given)
+    path = found.get("val") or found["train"]
+    content = load_json(path)
+    with_masks = has_segmentations(content) if masks is None else masks
+    folder = Path(images) if images else find_folder(content, path, root or path.parent, "val")
+    report = DataReport(on_bad)
+    model = CocoFile("the model", tuple(classes), tuple(range(1, len(classes) + 1)), PackedList([]), with_masks)
+    file = read_coco(content, path, folder, "val", report, with_masks, check, like=model)
+    split = DenseDataset(CocoSource(file, file.images, channels))
+    return DetectionData(os.fspath(data or path), file.classes, split, split, with_masks, report)

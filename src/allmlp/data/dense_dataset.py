@@ -1,6 +1,6 @@
 """Images with boxes, masks or label maps as a data set; what is random in item (epoch, index) hangs on nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,6 +62,13 @@ class DenseDataset(Dataset):
             return image, target
         with seeded(sample_seed(self.seed, epoch, index)):
             return self.transform(image, target)
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> list[tuple[Any, Target]] | InputError:
+        """Several items, which `DataLoader` asks for by this name; an error is given back, not raised."""
+        try:
+            return [self[item] for item in items]
+        except InputError as error:
+            return error
 
     def is_wide(self) -> list[bool]:
         """For each image whether it is at least as wide as high: the groups of `AspectRatioBatches`."""

@@ -5,53 +5,33 @@ An image of h x w pixels with n masks is (3 + n) h w bytes as read, then (12 + n
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
-
 from allmlp.data.dense_dataset import DenseDataset
+from allmlp.data.loader import ResumableLoader
 from allmlp.data.sampler import EpochBatchSampler
 from allmlp.errors import InputError
 
 _WORKER_TIMEOUT = 600  # seconds without a batch until a hanging disk or worker becomes an error
 
 
-class DenseLoader(DataLoader):
-    """A `DataLoader` over a `DenseDataset` that knows which batch comes next; made by `make_dense_loader`.
+class DenseLoader(ResumableLoader):
+    """A `ResumableLoader` over a `DenseDataset`, whose batches come as they are; made by `make_dense_loader`."""
 
-    Lightning saves and loads its state with the checkpoint. The batches are a function of the sampler's epoch alone.
-    """
+    def opened(self, batch: Any) -> Any:
+        """The batch."""
+        return batch
 
-    batch_sampler: EpochBatchSampler
 
-    def __init__(self, dataset: DenseDataset, batch_sampler: EpochBatchSampler, **settings: Any):
-        self._position = (0, 0)  # epoch, batches of it that were handed out
-        self._resume_at: tuple[int, int] | None = None
-        # Its own generator: making an iterator draws from it, and would else draw from the global one.
-        super().__init__(dataset, batch_sampler=batch_sampler, generator=torch.Generator(), **settings)
+class _Collate:
+    """A collate function that lets an error through, which then is raised without a worker's traceback."""
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        """The current epoch's batches; the rest of them if a state of this epoch was loaded."""
-        epoch = self.batch_sampler.epoch
-        resumed = self._resume_at is not None and self._resume_at[0] == epoch
-        start = self._resume_at[1] if resumed and self._resume_at is not None else 0
-        self._resume_at = None
-        self._position = (epoch, start)
-        self.batch_sampler.start = start
-        for batch in super().__iter__():
-            self._position = (epoch, self._position[1] + 1)
-            yield batch
+    def __init__(self, collate: Callable[[Sequence[Any]], Any]):
+        self.collate = collate
 
-    def state_dict(self) -> dict[str, int]:
-        """Which batch comes next: {"epoch", "batches" of it already handed out}."""
-        epoch, batches = self._resume_at or self._position
-        return {"epoch": epoch, "batches": batches}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where `state_dict` was taken, once its epoch is set; any other epoch starts at its first batch."""
-        self._resume_at = (state["epoch"], state["batches"])
+    def __call__(self, items: Any) -> Any:
+        return items if isinstance(items, InputError) else self.collate(items)
 
 
 def make_dense_loader(
@@ -75,7 +55,7 @@ def make_dense_loader(
     """
     if workers < 0 or prefetch < 1:
         raise InputError(f"Wanted workers of at least 0 and prefetch of at least 1; got {workers} and {prefetch}.")
-    settings: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "collate_fn": collate}
+    settings: dict[str, Any] = {"num_workers": workers, "pin_memory": pin_memory, "collate_fn": _Collate(collate)}
     if workers:
         settings.update(
             persistent_workers=True,

@@ -154,8 +154,13 @@ class SegmentationAugment:
         )
 
 
-def build_view_transform(spec: ImageSpec, view: View) -> v2.Transform:
-    """(image uint8, target) -> (image float32 (c, h, w) as seen, normalised; the target as it is)."""
+def build_view_transform(spec: ImageSpec, view: View | None) -> v2.Transform:
+    """(image uint8, target) -> (image float32 (c, h, w) as seen, normalised; the target as it is).
+
+    view: None to leave the image at its own size.
+    """
+    if view is None:
+        return v2.Compose(_normalise(spec))
     resize = ResizeKeepRatio((view.short_side,), view.long_side, None, view.antialias, only_image=True)
     return v2.Compose([resize, *_normalise(spec)])
 

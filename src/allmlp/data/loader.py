@@ -127,23 +127,35 @@ class ClassificationDataset(Dataset):
 
 
 class ResumableLoader(DataLoader):
-    """A `DataLoader` over a `ClassificationDataset` that knows which batch comes next.
+    """A `DataLoader` that knows which batch comes next.
 
-    Yields (images, labels, indices). Lightning saves and loads its state with the checkpoint. Use `make_loader`.
+    Over a `ClassificationDataset` it yields (images, labels, indices); use `make_loader`. Lightning saves and loads its
+    state with the checkpoint.
     """
 
     batch_sampler: EpochBatchSampler
-    dataset: ClassificationDataset
 
-    def __init__(self, dataset: ClassificationDataset, batch_sampler: EpochBatchSampler, **settings: Any):
+    def __init__(
+        self, dataset: Dataset, batch_sampler: EpochBatchSampler, collate_fn: Any = None, **settings: Any
+    ) -> None:
         self._position = (0, 0)  # epoch, batches of it that were handed out
         self._resume_at: tuple[int, int] | None = None
         # Its own generator: making an iterator draws from it, and would else draw from the global one.
         super().__init__(
-            dataset, batch_sampler=batch_sampler, collate_fn=_as_it_is, generator=torch.Generator(), **settings
+            dataset,
+            batch_sampler=batch_sampler,
+            collate_fn=collate_fn or _as_it_is,
+            generator=torch.Generator(),
+            **settings,
         )
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # type: ignore[override]
+    def opened(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What is yielded of a batch; notes what could not be read."""
+        source: ImageSource = self.dataset.source  # type: ignore[attr-defined]
+        source.note_bad(batch.bad)
+        return batch.images, batch.labels, batch.indices
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """The current epoch's batches; the rest of them if a state of this epoch was loaded.
 
         Nothing happens before the first batch is asked for, so the epoch may be set after the iterator is made.
@@ -158,9 +170,9 @@ class ResumableLoader(DataLoader):
         for batch in super().__iter__():
             if isinstance(batch, InputError):
                 raise batch
-            self.dataset.source.note_bad(batch.bad)
+            content = self.opened(batch)
             self._position = (epoch, self._position[1] + 1)
-            yield batch.images, batch.labels, batch.indices
+            yield content
 
     def close(self) -> None:
         """Stop the worker processes now.

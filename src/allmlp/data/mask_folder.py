@@ -6,6 +6,7 @@ image, target = train[(epoch, index)]
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,54 @@ def _checked(pairs: Pairs, split: str, labels: LabelMap, report: DataReport, che
         else:
             report.add(split, *found)
     return sound
+
+
+def open_segmentation_evaluation(
+    data: str | os.PathLike[str] | None,
+    classes: Sequence[str],
+    *,
+    images: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    names: list[str] | str | None = None,
+    label_rule: str | None = None,
+    id_map: dict[int, int] | str | os.PathLike[str] | None = None,
+    channels: int = 3,
+    on_bad: str = "skip",
+    check: str = "auto",
+) -> SegmentationData:
+    """Open images with mask files to judge a model that knows `classes`: the val part of a folder, or all there is.
+
+    The result's `train` is its `val`. Labels are matched by the names of their classes; without names they are taken to
+    be the model's. Other arguments as in `open_segmentation`, `names` for its `classes`.
+
+    Raises:
+        InputError: nothing there, or a class that the model does not know.
+    """
+    check_channels(channels)
+    name = os.fspath(data) if data is not None else os.fspath(images or "")
+    if bool(images) != bool(masks):
+        raise InputError("Images and masks go together: name both folders, data.val_images= data.val_masks=.")
+    if images and masks:
+        layout = Layout("folders", {"val": pair_folders(images, masks)})
+    else:
+        layout = find_layout(cached_digit_scenes() if name == "digit_scenes" else name)
+    if names is None and layout.classes is None:
+        layout.classes = tuple(classes)
+    found = _label_map(layout, names, label_rule, id_map, name)
+    strange = [word for word in found.classes if word not in classes]
+    if strange:
+        raise InputError(f"{name} has classes that the model has not: {', '.join(strange)}. It knows {list(classes)}.")
+    place = {label: list(classes).index(word) for label, word in enumerate(found.classes)}
+    if found.id_map is not None:
+        numbers = {number: place.get(label, IGNORE_LABEL) for number, label in found.id_map.items()}
+    else:
+        first = 1 if found.rule == "zero_ignored" else 0
+        numbers = {label + first: new for label, new in place.items()} | {IGNORE_LABEL: IGNORE_LABEL}
+        numbers |= {0: IGNORE_LABEL} if first else {}
+    labels = LabelMap(tuple(classes), "plain", numbers)
+    report = DataReport(on_bad)
+    sound = _checked(layout.pairs.get("val") or layout.pairs["train"], "val", labels, report, check)
+    if not sound:
+        raise InputError(f"{name}: no image can be used.\n{report.summary()}")
+    split = DenseDataset(MaskSource(sound, labels, channels))
+    return SegmentationData(name, tuple(classes), split, split, IGNORE_LABEL, report)

@@ -40,6 +40,12 @@ class Detector(DenseModel):
         folded: build the heads' inference form.
     """
 
+    class_layers = (
+        "roi_heads.box_heads.*.cls.*",
+        "roi_heads.box_heads.*.reg.*",
+        "roi_heads.mask_heads.*.logits.*",
+    )  # patterns of what depends on the classes
+
     def __init__(self, backbone: Backbone, num_classes: int, settings: DetectorSettings, folded: bool = False) -> None:
         super().__init__()
         self.backbone = backbone

@@ -34,6 +34,7 @@ class Segmenter(DenseModel):
     backbone: Backbone
     num_classes: int
     align_corners: bool = False
+    class_layers = ("*.conv_seg.*", "head.fc2.*")  # patterns of what depends on the classes
 
     def logits(self, images: Float[Tensor, "b i h w"]) -> list[Tensor]:
         """Logits of the head, then those of auxiliary heads (in training only), each at its own resolution."""

@@ -99,7 +99,13 @@ def load_model(path: str | Path) -> SavedModel:
         )
     own = config["allmlp"]
     arguments = dict(config["model_args"])
-    network = create_model(own["name"], **arguments)
+    network: nn.Module
+    if own["task"] in ("detect", "segment"):
+        from allmlp.runs.dense import rebuild_dense
+
+        network = rebuild_dense(own["task"], arguments)
+    else:
+        network = create_model(own["name"], **arguments)
     state = read_checkpoint(run.weights)
     try:
         network.load_state_dict(state)

@@ -75,7 +75,7 @@ def predict_files(
     transform = build_transform(saved.spec)
     network = saved.network.to(device).eval()
     found = Predictions()
-    targets = _targets(names, out) if out is not None else {}
+    targets = targets_of(names, out) if out is not None else {}
     for start in range(0, len(names), batch_size):
         batch: list[tuple[str, Picture, torch.Tensor]] = []
         places = range(start, min(start + batch_size, len(names)))
@@ -99,7 +99,7 @@ def predict_files(
     return found
 
 
-def _targets(names: Sequence[str], out: Path) -> dict[str, Path]:
+def targets_of(names: Sequence[str], out: Path) -> dict[str, Path]:
     """Where the annotated copy of each file goes; equal names get a number."""
     taken: set[Path] = set()
     targets: dict[str, Path] = {}

@@ -34,7 +34,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"Wanted a checkpoint file; there is none at {path}. Check the path.")
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here, since NumPy leaves a truncated file open.
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 contents: Any = {key: torch.from_numpy(file[key]) for key in file.files}
         elif path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -55,7 +55,7 @@ def summary(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
                 f"{optim['opt']}, peak learning rate {optim['lr']:g}, weight decay {optim['weight_decay']:g}",
             ),
             ("Time", f"{duration(metrics['train_seconds'])} training, {duration(metrics['cpu_seconds'])} of CPU time"),
-            ("Machine", _machine(facts["environment"])),
+            ("Machine", machine(facts["environment"])),
         ]
     )
     if facts["rows"]:
@@ -199,7 +199,8 @@ def _images(data: dict[str, Any]) -> str:
     )
 
 
-def _machine(environment: dict[str, Any]) -> str:
+def machine(environment: dict[str, Any]) -> str:
+    """Processor, cores, GPUs and versions in a few words."""
     machine = environment.get("machine", {})
     versions = environment.get("versions", {})
     words = [str(machine[key]) for key in ("processor",) if machine.get(key)]

@@ -49,6 +49,10 @@ def write_report(path: str | Path) -> Path:
 def _sections(task: str) -> tuple[Section, ...]:
     if task == "classify":
         from allmlp.figures.classification import SECTIONS
+    elif task == "detect":
+        from allmlp.figures.detection import SECTIONS
+    elif task == "segment":
+        from allmlp.figures.segmentation import SECTIONS
     else:
         raise InputError(f"Wanted a task with a report; got {task!r}.")
     return SECTIONS

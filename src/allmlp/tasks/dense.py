@@ -2,8 +2,6 @@
 
 import dataclasses
 import difflib
-import hashlib
-import json
 import os
 import resource
 import sys
@@ -21,8 +19,8 @@ from allmlp.data.dense_transforms import DetectionAugment, SegmentationAugment, 
 from allmlp.data.mask_folder import SegmentationData
 from allmlp.errors import InputError
 from allmlp.recipes import Recipe
-from allmlp.recipes.schema import DataGroup
 from allmlp.runs.dense import create_dense, dense_config, dense_spec, start_dense
+from allmlp.runs.dense_data import EMBEDDED, fingerprint
 from allmlp.tasks.optim import freeze
 from allmlp.tasks.task import Task
 
@@ -33,7 +31,6 @@ Augment = TypeVar("Augment", DetectionAugment, SegmentationAugment)
 
 _SMALL_SIDE = 128  # pixels, of "small" augmentation where nothing says more
 _SHOWN = 5  # examples of each finding in the summary
-EMBEDDED = "digit_scenes"
 
 
 class DenseTask(Task):
@@ -152,27 +149,10 @@ def changed(augment: Augment, changes: dict[str, Any]) -> Augment:
     return dataclasses.replace(augment, **values)
 
 
-def data_name(group: DataGroup, given: str | None) -> str | None:
-    """The data set to open, or None where its files are named one by one (`given`) in place of the embedded one."""
-    return None if given and group.name == EMBEDDED else group.name
-
-
 def evaluation_batch(dataset: DenseDataset, wanted: int) -> int:
     """Images at a time in evaluation: one, unless all have one size, since padding an image changes its features."""
     sizes = {dataset.source.size(index) for index in range(len(dataset))}
     return min(wanted, len(dataset)) if len(sizes) == 1 else 1
-
-
-def fingerprint(data: DetectionData | SegmentationData) -> str:
-    """A hash of the images' names, sizes and objects, and of the classes: a continued run must find the same."""
-    digest = hashlib.sha256(json.dumps(list(data.classes)).encode())
-    for split in (data.train, data.val):
-        source: Any = split.source
-        for image in source.images:
-            boxes = [(a.label, a.bbox) for a in getattr(image, "annotations", ())]
-            entry = (os.path.basename(image.path), image.height, image.width, boxes)
-            digest.update(json.dumps(entry).encode())
-    return digest.hexdigest()
 
 
 def peak_memory_mb() -> int:

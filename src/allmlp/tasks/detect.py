@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from allmlp.data.coco import DetectionData, class_counts, open_detection
+from allmlp.data.coco import DetectionData, class_counts
 from allmlp.data.dense_batches import AspectRatioBatches, DetectionCollate
 from allmlp.data.dense_loader import DenseLoader
 from allmlp.data.dense_transforms import DetectionAugment, build_detection_transform
 from allmlp.errors import InputError
 from allmlp.recipes import Recipe
-from allmlp.recipes.schema import DataGroup
 from allmlp.runs.dense import HEADS
-from allmlp.tasks.dense import DenseTask, changed, data_name, peak_memory_mb, small_side
+from allmlp.runs.dense_data import open_objects
+from allmlp.tasks.dense import DenseTask, changed, peak_memory_mb, small_side
 from allmlp.tasks.detect_evaluation import evaluate_source
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class DetectTask(DenseTask):
         recipe = self.recipe
         head = recipe.model.head or HEADS["detect"]
         self.augment = detection_augment(recipe)
-        self.data = open_coco(recipe.data, "mask" in head, recipe.model.in_chans or 3)
+        self.data = open_objects(recipe.data, "mask" in head, recipe.model.in_chans or 3)
         if "mask" in head and not self.data.has_masks:
             boxes = {"mask_rcnn": "faster_rcnn"}.get(head, "cascade_rcnn")
             raise InputError(
@@ -99,28 +99,3 @@ def detection_augment(recipe: Recipe) -> DetectionAugment:
         raise InputError(f"augment.kind: detection wants paper, small or none; got {group.kind}.")
     bounds = {"test_short_side": data.short_side, "long_side": data.long_side}
     return changed(base, {key: value for key, value in bounds.items() if value is not None} | group.args)
-
-
-def open_coco(group: DataGroup, masks: bool, channels: int) -> DetectionData:
-    """The recipe's data.
-
-    Raises:
-        InputError: see `open_detection`.
-    """
-    return open_detection(
-        data_name(group, group.train_json),
-        train_json=group.train_json,
-        train_images=group.train_images,
-        val_json=group.val_json,
-        val_images=group.val_images,
-        masks=None if masks else False,
-        keep_empty=group.keep_empty,
-        val_fraction=group.val_fraction,
-        seed=group.split_seed,
-        channels=channels,
-        on_bad=group.on_bad_image,
-        check=group.check,
-        train_scenes=group.train_scenes,
-        val_scenes=group.val_scenes,
-        scene_size=group.scene_size,
-    )

@@ -20,6 +20,7 @@ from allmlp.metrics.detection import DetectionMetric, DetectionScores
 from allmlp.recipes.schema import DataGroup
 from allmlp.runs import SavedModel, write_json
 from allmlp.runs.dense import view_of
+from allmlp.runs.dense_data import open_objects
 
 _SURE = 0.5  # score from which a detection counts in an image's own quality
 
@@ -129,9 +130,7 @@ def evaluate_saved(
     """
     masks = "mask" in saved.config["model_args"]["name"]
     if own:
-        from allmlp.tasks.detect import open_coco
-
-        found = open_coco(data, masks, saved.spec.channels)
+        found = open_objects(data, masks, saved.spec.channels)
         if list(found.classes) != saved.config["allmlp"]["classes"]:
             raise InputError(
                 f"Wanted the classes that {saved.folder} was trained on; {data.name} now has others. Name images that "

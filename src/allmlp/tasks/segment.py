@@ -9,11 +9,11 @@ from allmlp.data import EpochBatchSampler
 from allmlp.data.dense_batches import SegmentationCollate
 from allmlp.data.dense_loader import DenseLoader
 from allmlp.data.dense_transforms import SegmentationAugment, build_segmentation_transform
-from allmlp.data.mask_folder import SegmentationData, open_segmentation
+from allmlp.data.mask_folder import SegmentationData
 from allmlp.errors import InputError
 from allmlp.recipes import Recipe
-from allmlp.recipes.schema import DataGroup
-from allmlp.tasks.dense import DenseTask, changed, data_name, peak_memory_mb, small_side
+from allmlp.runs.dense_data import open_label_maps
+from allmlp.tasks.dense import DenseTask, changed, peak_memory_mb, small_side
 from allmlp.tasks.segment_evaluation import evaluate_source
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class SegmentTask(DenseTask):
 
     def open_data(self) -> None:
         self.augment = segmentation_augment(self.recipe)
-        self.data = open_masks(self.recipe.data, self.recipe.model.in_chans or 3)
+        self.data = open_label_maps(self.recipe.data, self.recipe.model.in_chans or 3)
 
     def train_sampler(self, rank: int, world_size: int) -> EpochBatchSampler:
         recipe = self.recipe
@@ -94,29 +94,3 @@ def segmentation_augment(recipe: Recipe) -> SegmentationAugment:
         raise InputError(f"augment.kind: segmentation wants paper, small or none; got {group.kind}.")
     bounds = {"short_side": data.short_side, "long_side": data.long_side}
     return changed(base, {key: value for key, value in bounds.items() if value is not None} | group.args)
-
-
-def open_masks(group: DataGroup, channels: int) -> SegmentationData:
-    """The recipe's data.
-
-    Raises:
-        InputError: see `open_segmentation`.
-    """
-    return open_segmentation(
-        data_name(group, group.train_images),
-        train_images=group.train_images,
-        train_masks=group.train_masks,
-        val_images=group.val_images,
-        val_masks=group.val_masks,
-        classes=group.classes,
-        label_rule=group.label_rule,
-        id_map=group.id_map,
-        val_fraction=group.val_fraction,
-        seed=group.split_seed,
-        channels=channels,
-        on_bad=group.on_bad_image,
-        check=group.check,
-        train_scenes=group.train_scenes,
-        val_scenes=group.val_scenes,
-        scene_size=group.scene_size,
-    )

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from allmlp.data import ImageSpec
@@ -19,6 +21,7 @@ from allmlp.metrics.segmentation import ConfusionMatrix
 from allmlp.recipes.schema import DataGroup, InferenceGroup
 from allmlp.runs import SavedModel, write_json
 from allmlp.runs.dense import view_of
+from allmlp.runs.dense_data import open_label_maps
 
 
 def sees_more(inference: InferenceGroup) -> bool:
@@ -84,7 +87,7 @@ def evaluate_source(
     workers: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Numbers of a segmenter on a data set's `val`; confusion.json and images.json go into `folder`.
+    """Numbers of a segmenter on a data set's `val`; confusion.json, images.json and labels/*.png go into `folder`.
 
     Args:
         progress: called with the number of images of each step.
@@ -92,16 +95,17 @@ def evaluate_source(
     source: Any = data.val.source
     whole = ConfusionMatrix(data.classes, data.ignore_label)
     images = []
+    (folder / "labels").mkdir(parents=True, exist_ok=True)
     for labels, mask, target in segment_split(network, data.val, spec, view, inference, device, batch_size, workers):
         own = ConfusionMatrix(data.classes, data.ignore_label)
         own.add(labels, mask)
         whole.merge(own)
         quality = own.compute().miou if int(own.counts.sum()) else None  # everything in it may be ignored
         images.append({"index": target["index"], "path": source.path(target["index"]), "quality": quality})
+        Image.fromarray(labels.numpy().astype(np.uint8)).save(folder / "labels" / f"{target['index']:06d}.png")
         if progress is not None:
             progress(1)
     scores = whole.compute()
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "confusion.json", {"labels": list(data.classes), "matrix": scores.confusion.tolist()})
     write_json(folder / "images.json", images)
     rows = [
@@ -132,9 +136,7 @@ def evaluate_saved(
         InputError: data that cannot be read, or with classes that the model does not know.
     """
     if own:
-        from allmlp.tasks.segment import open_masks
-
-        found = open_masks(data, saved.spec.channels)
+        found = open_label_maps(data, saved.spec.channels)
         if list(found.classes) != saved.config["allmlp"]["classes"]:
             raise InputError(
                 f"Wanted the classes that {saved.folder} was trained on; {data.name} now has others. Name images that "
@@ -170,11 +172,11 @@ def evaluate_saved(
     metrics["skipped"] = len(found.report.skipped("val"))
     write_json(folder / "data.json", found.report.to_dict())
     write_json(folder / "metrics.json", metrics)
-    _draw(folder, saved, found)
+    _draw(folder, found)
     return metrics
 
 
-def _draw(folder: Path, saved: SavedModel, data: SegmentationData) -> None:
+def _draw(folder: Path, data: SegmentationData) -> None:
     from allmlp.figures.segmentation import draw_evaluation
 
-    draw_evaluation(folder)
+    draw_evaluation(folder, data.val)

@@ -111,24 +111,20 @@ def endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def rate(batches: Iterator[Any], use: Callable[[Any], None], seconds: float, warm_up: int) -> tuple[float, float]:
-    """Images a second of taking and using batches: the median of some stretches, and their spread over it.
-
-    Seven stretches in these seconds, or three if a single batch takes that long.
-    """
+def rates(batches: Iterator[Any], use: Callable[[Any], None], seconds: float, warm_up: int) -> list[float]:
+    """Images a second of taking and using batches, in about four stretches, each at least a batch long."""
     for _ in range(warm_up):
         use(next(batches))
-    rates: list[float] = []
+    found: list[float] = []
     end = time.perf_counter() + seconds
-    while len(rates) < 3 or time.perf_counter() < end:
+    while not found or time.perf_counter() < end:
         images, start = 0, time.perf_counter()
-        while (spent := time.perf_counter() - start) < seconds / 7 or images == 0:
+        while (spent := time.perf_counter() - start) < seconds / 4 or images == 0:
             batch = next(batches)
             use(batch)
             images += len(batch[0])
-        rates.append(images / spent)
-    middle = statistics.median(rates)
-    return middle, (max(rates) - min(rates)) / middle
+        found.append(images / spent)
+    return found
 
 
 def training_step(name: str, spec: ImageSpec, classes: int) -> tuple[Callable[[Any], None], float]:
@@ -169,24 +165,29 @@ def report(
     seconds: float,
 ) -> None:
     """Measure and print one case."""
-    ours = our_loader(data, spec, settings, batch, workers=0)
-    workers = default_workers(ours.dataset) if workers is None else workers
-    ours = our_loader(data, spec, settings, batch, workers)
-    peer = peer_loader(data, spec, settings, batch, workers)
-    epoch = len(data.train) // batch
+    if workers is None:
+        workers = default_workers(our_loader(data, spec, settings, batch, workers=0).dataset)
+    ours = endless(our_loader(data, spec, settings, batch, workers))
+    peer = endless(peer_loader(data, spec, settings, batch, workers))
     step, flops = training_step(name, spec, len(data.classes))
-    still = next(endless(ours))
-    rows = {
-        "loader alone": rate(endless(ours), lambda _: None, seconds, warm_up=epoch),  # kept images are kept by now
-        "peer loader": rate(endless(peer), lambda _: None, seconds, warm_up=4),
-        "model alone": rate(iter(lambda: still, None), step, seconds, warm_up=1),
-        "both together": rate(endless(ours), step, seconds, warm_up=1),
+    for _ in range(len(data.train) // batch):  # small images are kept in memory from now on
+        still = next(ours)
+    filled = 2 * workers + 1  # batches that may lie ready from before
+    rows: dict[str, tuple[Iterator[Any], Callable[[Any], None], int]] = {
+        "loader alone": (ours, lambda _: None, filled),
+        "peer loader": (peer, lambda _: None, filled),
+        "model alone": (iter(lambda: still, None), step, 1),
+        "both together": (ours, step, 1),
     }
+    speeds: dict[str, list[float]] = {row: [] for row in rows}
+    for row in [*rows] * 2:  # in turns, so that what else the machine does falls on all
+        speeds[row] += rates(*rows[row][:2], seconds / 2, rows[row][2])
     print(f"\n{title}, {name}, batch {batch}, {workers} workers")
-    for row, (speed, spread) in rows.items():
-        print(f"  {row:14} {speed:9,.0f} images/s   spread {100 * spread:3.0f} %")
-    loader, model, both = (rows[row][0] for row in ("loader alone", "model alone", "both together"))
-    print(f"  loader / peer  {loader / rows['peer loader'][0]:9.2f}")
+    for row, found in speeds.items():
+        middle = statistics.median(found)
+        print(f"  {row:14} {middle:9,.0f} images/s   spread {100 * (max(found) - min(found)) / middle:3.0f} %")
+    loader, peers, model, both = (statistics.median(found) for found in speeds.values())
+    print(f"  loader / peer  {loader / peers:9.2f}")
     print(f"  loader / model {loader / model:9.2f}")
     print(f"  both / model   {both / model:9.2f}")
     print(f"  model / matrix product ceiling {flops * model / matmul_flops():.2f}")

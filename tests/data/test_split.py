@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allmlp.data.split import stratified_split
@@ -57,6 +57,7 @@ def test_impossible_fractions(fraction):
         held_out(fraction=fraction)
 
 
+@settings(deadline=None)
 @given(images=st.integers(2, 3000), fraction=st.floats(0.0001, 0.9999))
 def test_the_fraction_that_an_error_suggests_works(images, fraction):
     names, labels = [str(number) for number in range(images)], np.zeros(images, dtype=int)

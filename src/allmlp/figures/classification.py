@@ -26,7 +26,6 @@ def summary(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
     recipe, metrics, data = facts["recipe"], facts["metrics"], facts["data"]
     model, optim = recipe["model"], recipe["optim"]
     spec = facts["config"].get("pretrained_cfg", {})
-    page.parts.append(f"<h1>{page.title}</h1>")
     page.text(
         f"{metrics['top1']:.2%} of {metrics['images']} held-out images are classified right. "
         f"The weights are those of the {'best epoch' if metrics.get('kept') == 'best' else 'last step'}"

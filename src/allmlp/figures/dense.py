@@ -31,7 +31,6 @@ def dense_summary(
     """
     recipe, metrics, data = facts["recipe"], facts["metrics"], facts["data"]
     model, optim = recipe["model"], recipe["optim"]
-    page.parts.append(f"<h1>{page.title}</h1>")
     page.text(f"{lead} on {metrics['images']} held-out images.", "lead")
     page.cards(
         {

@@ -77,9 +77,10 @@ class Page:
         self.parts.append(f"<pre>{html.escape(text)}</pre>")
 
     def html(self) -> str:
-        """The whole page."""
+        """The whole page, under its title."""
+        title = html.escape(self.title)
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width"><title>{html.escape(self.title)}</title>'
-            f"<style>{_CSS}</style></head><body>\n" + "\n".join(self.parts) + "\n</body></html>\n"
+            f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{_CSS}</style></head>'
+            f"<body>\n<h1>{title}</h1>\n" + "\n".join(self.parts) + "\n</body></html>\n"
         )

@@ -180,6 +180,14 @@ def test_kept_images_do_not_travel_to_workers(files):
     assert len(pickle.dumps(loader.dataset)) == before
 
 
+@pytest.mark.parametrize("settings", [SMALL, AugmentSettings("imagenet", erase=0.5)], ids=["small", "imagenet"])
+def test_a_data_set_that_was_sent_gives_the_same(files, settings):
+    dataset = loader_of(files, settings).dataset
+    sent = pickle.loads(pickle.dumps(dataset))
+    for index in range(23):
+        assert torch.equal(sent[(1, index)][0], dataset[(1, index)][0])
+
+
 def truncate(source, *numbers):
     for number in numbers:
         path = source.path(number)

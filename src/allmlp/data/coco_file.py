@@ -303,8 +303,11 @@ def find_folder(content: dict[str, Any], json_path: Path, root: Path, split: str
         InputError: none of them holds any of the images; all that were tried are named.
     """
     names = [word for word in (_split_word(json_path.stem, split), split) if word]
-    tried = [root / folder / name for name in dict.fromkeys(names) for folder in ("", "images")]
-    tried = list(dict.fromkeys([*tried, root / "images", root, json_path.parent]))
+    # A file that is named alone lies in ROOT/annotations as often as in ROOT.
+    roots = dict.fromkeys([root, json_path.parent.parent] if json_path.parent.name == "annotations" else [root])
+    tried = [base / folder / name for base in roots for name in dict.fromkeys(names) for folder in ("", "images")]
+    tried += [base / folder for base in roots for folder in ("images", "")]
+    tried = list(dict.fromkeys([*tried, json_path.parent]))
     entries = content["images"]
     sample = entries[:: max(1, len(entries) // 20)][:20]
     for folder in tried:

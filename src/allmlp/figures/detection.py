@@ -41,8 +41,11 @@ def draw_precision_recall(curves: Mapping[str, Any], title: str) -> Figure:
         for values in curves["classes"].values():
             axes.plot(curves["recall"], values, color="#CCCCCC", linewidth=0.7)
         for place, (key, name) in enumerate((("iou50", "0.50"), ("iou75", "0.75"), ("iou90", "0.90"))):
-            values = [np.nan if value is None else value for value in curves[key]]
-            axes.plot(curves["recall"], values, label=f"IoU {name}: {np.nanmean(values):.2f}", color=COLOURS[place])
+            if None in curves[key]:  # there was no object to find
+                continue
+            axes.plot(
+                curves["recall"], curves[key], label=f"IoU {name}: {np.mean(curves[key]):.2f}", color=COLOURS[place]
+            )
         axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         axes.legend(loc="lower left")
         return figure

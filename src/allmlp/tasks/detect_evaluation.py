@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
@@ -183,17 +184,20 @@ def quality(found: Mapping[str, Any], target: Mapping[str, Any], iou: float = 0.
 
 
 def _curves(scores: DetectionScores) -> dict[str, Any]:
-    """What the precision-recall figure needs: at IoU .50, .75 and their mean over .50:.95; each class at .50."""
+    """What the precision-recall figure needs: the mean over classes at IoU .50, .75 and .90; each class at .50."""
     present = [bool((column == column).any()) for column in scores.precision[0].T]
     return {
         "recall": scores.recall.tolist(),
-        "iou50": scores.curve(0.5).tolist(),
-        "iou75": scores.curve(0.75).tolist(),
-        "iou90": scores.curve(0.9).tolist(),
+        **{f"iou{round(100 * iou)}": _numbers(scores.curve(iou)) for iou in (0.5, 0.75, 0.9)},
         "classes": {
-            name: scores.precision[0][:, label].tolist() for label, name in enumerate(scores.classes) if present[label]
+            name: _numbers(scores.precision[0][:, label]) for label, name in enumerate(scores.classes) if present[label]
         },
     }
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """For JSON, which has no NaN."""
+    return [None if value != value else float(value) for value in values]
 
 
 def _per_class(scores: Mapping[str, DetectionScores]) -> list[dict[str, Any]]:

@@ -107,7 +107,8 @@ def show(result: Evaluation) -> "RenderableType":
         return numbers
     columns = [key for key in rows[0] if key not in ("name", "count")]
     table = Table("class", box=None, pad_edge=False)
-    for column in ("images", *columns):
+    counted = "pixels" if "miou" in metrics else "objects" if "box_ap" in columns else "images"
+    for column in (counted, *columns):
         table.add_column(column, justify="right")
     rows.sort(key=lambda row: -1 if row[columns[-1]] is None else row[columns[-1]])
     for row in rows[:_CLASS_ROWS]:

@@ -1,6 +1,7 @@
 """The parts of a classification run's report."""
 
 import json
+import shlex
 import time
 from typing import Any
 
@@ -62,7 +63,8 @@ def summary(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
         page.figure(
             "learning_curves",
             draw_curves(facts["rows"], "top1", "Top-1"),
-            "Held-out images are never trained on; nothing was selected on them unless keep=best was asked for.",
+            "Held-out images are never trained on; nothing was selected on them unless keep=best was asked for. The "
+            "training loss is that of augmented images and of smoothed labels, so it can lie above the other.",
         )
 
 
@@ -133,14 +135,19 @@ def errors(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
             Sample(source.load(int(indices[i])), names[labels[i]], names[predictions[i]], float(confidence[i]))
             for i in chosen
         ]
-        page.figure(name, draw_samples(samples, title), "Green is right, orange is wrong with the truth in brackets.")
+        caption = f"{title}: green is right, orange is wrong with the truth in brackets."
+        page.figure(name, draw_samples(samples, title), caption)
 
 
 def inside(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
-    """The weights that a person can look at."""
+    """The weights that a person can look at, if the network has any."""
     network: Any = load_model(run.path).network
     maps = network.token_maps() if hasattr(network, "token_maps") else {}
-    page.heading("What it has learned to look at")
+    stem = get_model_input_config(network).get("first_conv")
+    weight = network.get_submodule(stem if isinstance(stem, str) else stem[0]).weight if stem else None
+    has_filters = weight is not None and weight.ndim == 4 and min(weight.shape[2:]) > 1
+    if maps or has_filters:
+        page.heading("What it has learned to look at")
     if maps:
         page.figure(
             "token_mixing",
@@ -148,19 +155,20 @@ def inside(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
             "Token-mixing weights: each small image is one unit, each pixel one place of the token grid that it reads "
             "with that weight (red positive, blue negative), low spatial frequencies first.",
         )
-    stem = get_model_input_config(network).get("first_conv")
-    weight = network.get_submodule(stem if isinstance(stem, str) else stem[0]).weight if stem else None
-    if weight is not None and weight.ndim == 4 and min(weight.shape[2:]) > 1:
+    if has_filters:
         page.figure("stem", draw_stem(weight.detach().cpu().numpy()), "The first layer's filters on the image.")
 
 
 def files(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
     """How to go on from here."""
     page.heading("Use it")
-    page.code(
-        f"allmlp predict {run} FILES_OR_FOLDERS... out=-     # JSON lines; out=DIR for annotated images\n"
-        f"allmlp evaluate {run} data=OTHER                  # on other labelled images\n"
-        f"allmlp train init={run} data=MORE                 # start from these weights"
+    folder = shlex.quote(str(run))
+    page.commands(
+        {
+            f"allmlp predict {folder} FILES_OR_FOLDERS... out=-": "JSON lines; out=DIR for annotated images",
+            f"allmlp evaluate {folder} data=OTHER": "on other labelled images",
+            f"allmlp train init={folder} data=MORE": "start from these weights",
+        }
     )
     skipped = facts["data"].get("skipped") or []
     if skipped:
@@ -180,7 +188,6 @@ def _source(run: RunFolder, facts: dict[str, Any]) -> ImageSource | None:
             val_fraction=group.val_fraction,
             seed=group.split_seed,
             on_bad_image="skip",
-            check_images=False,
             root=group.root,
             options=group.options or None,
         )

@@ -1,8 +1,11 @@
 """Learning curves from the rows of metrics.csv."""
 
+import math
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from allmlp.figures.style import house_style, new_figure
 
@@ -33,12 +36,23 @@ def draw_curves(rows: Rows, score: str, score_label: str) -> Figure:
             epochs, values = column(rows, f"{part}_{score}")
             if values:
                 quality.plot(epochs, values, label=label, marker="." if len(values) < 3 else "")
-        loss.set(title="Loss", xlabel="epoch", yscale="log")
-        loss.legend()
-        quality.set(title=score_label, xlabel="epoch")
-        quality.legend()
+        for axes, title in ((loss, "Loss"), (quality, score_label)):
+            axes.set(title=title, xlabel="epoch")
+            if axes.lines:
+                axes.legend()
+        _logarithmic_if_wide(loss)
         epochs, values = column(rows, "lr")
         rate.plot(epochs, values, color="#666666")
         rate.set(title="Learning rate", xlabel="epoch")
         rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
         return figure
+
+
+def _logarithmic_if_wide(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers where the values span more than a factor of 4."""
+    values = [value for line in axes.lines for value in line.get_ydata() if 0 < value < math.inf]
+    if values and max(values) > 4 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())

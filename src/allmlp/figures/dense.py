@@ -1,5 +1,6 @@
 """What the reports of detection and segmentation share: the summary, bars of classes, sheets of images."""
 
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -67,11 +68,13 @@ def dense_summary(
 def files(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
     """How to go on from here, and what was left out."""
     page.heading("Use it")
-    place = run.path.name if run.path.is_absolute() else str(run.path)
-    page.code(
-        f"allmlp predict {place} FILES_OR_FOLDERS... out=DIR    # pictures with the result on them, and the numbers\n"
-        f"allmlp evaluate {place} data=OTHER                   # on other labelled images\n"
-        f"allmlp train task={facts['recipe']['task']} init={place} data=MORE    # start from these weights"
+    folder, task = shlex.quote(str(run)), facts["recipe"]["task"]
+    page.commands(
+        {
+            f"allmlp predict {folder} FILES_OR_FOLDERS... out=DIR": "pictures with the result on them, and the numbers",
+            f"allmlp evaluate {folder} data=OTHER": "on other labelled images",
+            f"allmlp train task={task} init={folder} data=MORE": "start from these weights",
+        }
     )
     report = facts["data"].get("report") or {}
     if report.get("counts"):

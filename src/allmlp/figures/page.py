@@ -21,7 +21,7 @@ th { font-weight: 600; color: #555; }
 .card { border: 1px solid #ddd; border-radius: 6px; padding: .5rem .9rem; min-width: 6.5rem; }
 .card b { display: block; font-size: 1.35rem; } .card span { color: #666; font-size: .85rem; }
 img { max-width: 100%; height: auto; } pre { background: #f6f6f6; padding: .7rem 1rem; overflow-x: auto; }
-figure { margin: 0; } figcaption, .note { color: #666; font-size: .9rem; }
+figure { margin: 0 0 1.4rem; } table { margin-bottom: 1.2rem; } figcaption, .note { color: #666; font-size: .9rem; }
 """
 
 
@@ -72,9 +72,11 @@ class Page:
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
 
-    def code(self, text: str) -> None:
-        """Commands to type."""
-        self.parts.append(f"<pre>{html.escape(text)}</pre>")
+    def commands(self, commands: Mapping[str, str]) -> None:
+        """Commands to type: command -> what it does."""
+        width = max(map(len, commands))
+        lines = [f"{command:{width}}  # {comment}" for command, comment in commands.items()]
+        self.parts.append(f"<pre>{html.escape(chr(10).join(lines))}</pre>")
 
     def html(self) -> str:
         """The whole page, under its title."""

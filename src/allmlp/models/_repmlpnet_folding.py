@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from allmlp.convert import Conversion, Layout
 from allmlp.convert.repmlp import V2_DEPLOY, V2_TRAIN
 from allmlp.errors import InputError
@@ -49,10 +51,10 @@ def _convert_deploy(state: State) -> Conversion:
         raise InputError(
             f"The file ({conversion.layout} layout) lacks the tensor for {error}; it is not whole."
         ) from None
-    for key in conversion.tensors:
-        source = key if key in before else key.replace(".conv.bias", ".norm.bias")
-        how = "copied" if key in before and source.replace(".conv.", ".norm.") not in before else "merged"
-        conversion.origin[key] = (conversion.origin[source][0], how)
+    for key, value in conversion.tensors.items():
+        if key not in before or not torch.equal(value, before[key]):
+            source = key if key in before else key.replace(".conv.bias", ".norm.bias")
+            conversion.origin[key] = (conversion.origin[source][0], "merged")
     return conversion
 
 

@@ -313,10 +313,11 @@ class RepMlpNet(HierarchicalModel):
         resized = dict(state)
         for key, value in state.items():
             match = re.fullmatch(r"stages\.(\d+)\.\d+\.rep_mlp\.fc\.(weight|bias)", key)
-            if match:
-                sizes = held[int(match[1])], wanted[int(match[1])]
-                outputs = resample_outputs(value.unflatten(0, (-1, math.prod(sizes[0]))), *sizes, dim=1).flatten(0, 1)
-                resized[key] = resample_inputs(outputs, *sizes) if match[2] == "weight" else outputs
+            if match is None or held[int(match[1])] == wanted[int(match[1])]:
+                continue
+            sizes = held[int(match[1])], wanted[int(match[1])]
+            value = resample_outputs(value.unflatten(0, (-1, math.prod(sizes[0]))), *sizes, dim=1).flatten(0, 1)
+            resized[key] = resample_inputs(value, *sizes) if match[2] == "weight" else value
         return resized
 
     # ---- folding

@@ -1,14 +1,17 @@
 """What a training run leaves behind, what it starts from, and that the settings do what they say."""
 
 import csv
+import io
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.models.mlp_mixer import MlpMixer as TimmMixer
 
@@ -17,6 +20,7 @@ from allmlp.errors import InputError
 from allmlp.recipes import load_recipe
 from allmlp.runs import load_model
 from allmlp.tasks.checkpoint_io import read_training_state
+from allmlp.verbs import verb_module
 from tiny import ARGS, BATCHES, MODEL, RECIPE, assert_same_weights, history, train, weights
 
 STILL = 1e-12  # a learning rate that moves nothing
@@ -415,3 +419,21 @@ def test_settings_that_cannot_be(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         train(tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
+    """Loss, speed and time left while an epoch runs; a line stays of each epoch."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr(verb_module("train"), "make_console", lambda progress: console)
+    monkeypatch.setattr("allmlp.tasks.callbacks.display._EVERY", 0)
+    train(tmp_path / "run", progress="auto")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", screen.getvalue())
+    assert re.search(r"epoch 1/2 .*batch \d/5  loss \d\.\d{3}  [\d,]+ images/s  \d+:\d\d left", shown)
+    assert re.search(r"^epoch 2/2  loss .* val top1 [\d.]+ %", shown, re.MULTILINE)
+
+
+def test_training_in_a_thread(tmp_path):
+    """As notebooks and services do; Python takes signals in the main thread only."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train, tmp_path / "run").result().metrics["epochs"] == 2

@@ -430,7 +430,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     train(tmp_path / "run", progress="auto")
     shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", screen.getvalue())
     assert re.search(r"epoch 1/2 .*batch \d/5  loss \d\.\d{3}  [\d,]+ images/s  \d+:\d\d left", shown)
-    assert re.search(r"^epoch 2/2  loss .* val top1 [\d.]+ %", shown, re.MULTILINE)
+    assert re.search(r"epoch 2/2  loss .* val top1 [\d.]+ %", shown)
 
 
 def test_training_in_a_thread(tmp_path):

@@ -600,6 +600,16 @@ def test_a_backbone_repeats_the_partitions_of_its_name():
     assert own.model.partition_sizes == [(12, 12), (6, 6), (3, 3), (1, 1)]
 
 
+def test_a_segmenter_whose_canvas_changed_twice_is_built_again():
+    network = allmlp.create_segmenter("upernet", "repmlpnet_nano", 3, "small", img_size=80).eval()
+    network.backbone.set_input_size(96)  # not the partitions that it would have had at once
+    assert network.backbone.model.partition_sizes == [(12, 12), (6, 6), (6, 6), (1, 1)]
+    again = allmlp.create_segmenter(**network.arguments).eval()
+    again.load_state_dict(network.state_dict())
+    x = torch.randn(1, 3, 96, 96)
+    assert torch.equal(again(x), network(x))
+
+
 # ---- folding and training
 
 

@@ -90,11 +90,21 @@ def test_partitions_that_do_not_fill_the_map_are_refused(size):
         (56, 56, 128, 64),
         (12, 4, 13, 13),  # a prime side has no other divisor than 1
         (8, 8, 24, 8),
+        (2, 2, 5, 5),
+        (2, 2, 1, 1),
+        (16, 8, 1, 1),
     ],
 )
 def test_partition_sides_follow_the_map(old, held, new, wanted):
     assert fit_partition(old, held, new) == wanted
     assert new % wanted == 0
+
+
+def test_a_canvas_without_a_near_divisor_is_refused():
+    with pytest.raises(InputError, match="divisor near the partitions' 7; got 101, whose nearest is 101"):
+        fit_partition(14, 7, 101)
+    with pytest.raises(InputError, match="got 202, whose nearest is 2"):
+        fit_partition(14, 14, 202)
 
 
 def test_a_rectangle_is_found_from_its_area():

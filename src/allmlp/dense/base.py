@@ -32,8 +32,10 @@ class DenseModel(nn.Module):
     @property
     def arguments(self) -> dict[str, Any]:
         """What builds this network again: arguments of `create_detector` or `create_segmenter`, as it is now."""
-        arguments = dict(self._given)
-        size = getattr(self.inner, "arguments", {}).get("img_size") or self.canvas
+        inner = getattr(self.inner, "arguments", {})
+        follow_the_canvas = ("partition_sizes", "partition", "reduction")
+        arguments = self._given | {key: inner[key] for key in follow_the_canvas if inner.get(key) is not None}
+        size = inner.get("img_size") or self.canvas
         if size is not None:
             arguments["img_size"] = size
         return arguments | ({"folded": True} if self.folded else {})

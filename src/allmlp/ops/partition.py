@@ -74,15 +74,26 @@ def fit_partition(old_side: int, partition_side: int, new_side: int) -> int:
     """The side of a partition along one axis when the map's side changes.
 
     The same if it divides the new map. Else, while the map grows to less than twice its side, the side that keeps the
-    number of partitions, if whole. Else, for a canvas, the divisor of the new side that is nearest in ratio.
+    number of partitions, if whole. Else, for a canvas, the divisor of the new side that is nearest in ratio, but not 1,
+    which would mix nothing.
+
+    Raises:
+        InputError: that divisor of a larger map is not within a factor of 4.
     """
     if new_side % partition_side == 0:
         return partition_side
     count = old_side // partition_side
     if new_side < 2 * old_side and new_side % count == 0:
         return new_side // count
-    divisors = [side for side in range(1, new_side + 1) if new_side % side == 0]
-    return min(divisors, key=lambda side: (abs(math.log(side / partition_side)), -side))
+    divisors = [side for side in range(2, new_side + 1) if new_side % side == 0] or [1]
+    nearest = min(divisors, key=lambda side: (abs(math.log(side / partition_side)), -side))
+    if new_side > old_side and not partition_side <= 4 * nearest <= 16 * partition_side:
+        raise InputError(
+            f"Wanted a map whose side has a divisor near the partitions' {partition_side}; got {new_side}, whose "
+            f"nearest is {nearest}. Take an image size whose maps {partition_side} divides, such as a whole multiple "
+            "of the present one."
+        )
+    return nearest
 
 
 def rectangle_of(area: int, like: Size) -> Size:

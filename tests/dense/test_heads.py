@@ -46,10 +46,10 @@ def test_every_detector_trains_and_detects(name, class_agnostic):
     assert len(results) == 2
     for result in results:
         assert result.keys() == {"boxes", "scores", "labels"} | ({"mask_probs"} if "mask" in name else set())
-        assert len(result["boxes"]) <= 100
+        assert len(result["boxes"]) <= 30
     shape = detector.detect(images, sizes)
-    assert shape.boxes.shape == (2, 100, 4)
-    assert shape.masks is None or shape.masks.shape == (2, 100, 28, 28)
+    assert shape.boxes.shape == (2, 30, 4)
+    assert shape.masks is None or shape.masks.shape == (2, 30, 28, 28)
 
 
 def test_images_without_objects_train_too():
@@ -76,11 +76,11 @@ def test_detections_lie_in_the_image_and_padding_has_none():
 
 
 def test_trimming_changes_nothing_that_is_real():
-    detector = create_detector("mask_rcnn", num_classes=3, size="small", roi={"score_threshold": 0.27}).eval()
+    detector = create_detector("mask_rcnn", num_classes=3, size="small", roi={"score_threshold": 0.29}).eval()
     images = torch.randn(2, 3, 96, 96)
     whole, trimmed = detector.detect(images), detector.detect(images, trim=True)
     most = int(whole.counts.max())
-    assert 0 < most < 100
+    assert 0 < most < 30
     assert trimmed.boxes.shape[1] == trimmed.masks.shape[1] == most
     for mine, wanted in zip(trimmed, whole):
         torch.testing.assert_close(mine, wanted if wanted.ndim == 1 else wanted[:, :most])

@@ -48,11 +48,13 @@ _SMALL_RPN: dict[str, Any] = {
     "test_proposals": 100,
 }
 _SMALL_ROI: dict[str, Any] = {
-    "samples": 48,
+    "samples": 32,
     "finest": 28.0,
+    "bin_samples": 1,
     "box_hidden": 256,
     "mask_side": 14,
     "mask_convs": 2,
+    "detections": 30,
     "candidates": 1000,
 }
 

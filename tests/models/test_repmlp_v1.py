@@ -649,6 +649,9 @@ def test_as_many_partitions_where_the_partition_does_not_divide():
     assert model.arguments["img_size"] == (256, 256)
     with pytest.raises(InputError, match="resample"):
         model.set_input_size(512, method="tile")
+    plain = RepMlpResNet(depths=(1, 1, 1, 1), mixed_stages=(), bottleneck_reduction=(), num_classes=5)
+    plain.set_input_size(200)  # without RepMLP blocks any size will do
+    assert plain(torch.randn(2, 3, 200, 200)).shape == (2, 5)
 
 
 def test_a_map_of_one_partition_can_grow():
@@ -662,6 +665,9 @@ def test_a_map_of_one_partition_can_grow():
             nn.init.zeros_(block.global_perceptron.fc2.bias)
     x = torch.randn(2, 3, 16, 24, dtype=torch.double)
     before = model(x)
+    with pytest.raises(InputError, match="resample"):
+        model.set_input_size((32, 24), method="tile")
+    assert RepMlpPure(**model.arguments).state_dict().keys() == model.state_dict().keys()  # nothing came yet
     model.set_input_size((32, 24))
     assert torch.allclose(model(x.repeat(1, 1, 2, 1)), before, atol=1e-12)
     again = RepMlpPure(**model.arguments).double().eval()

@@ -479,6 +479,8 @@ def test_settings_that_do_not_fit_are_refused():
         RepMlpNet(**{**SMALL, "partition_sizes": ((3, 4), (4, 6), (2, 3))})
     with pytest.raises(InputError, match="odd"):
         RepMlpNet(**{**SMALL, "reparam_kernels": (1, 2)})
+    with pytest.raises(InputError, match="at most 6 channels; got 8"):
+        RepMlpNet(**{**SMALL, "gate_reduction": 8})
     with pytest.raises(InputError, match="'aligned' or 'authors'"):
         RepMlpNet(**{**SMALL, "partition_order": "paper"})
     with pytest.raises(InputError, match="16 x 16 pixels"):

@@ -56,6 +56,8 @@ class RepMlpV1Host(HierarchicalModel):
         own = self.arguments["img_size"]
         old, new = ([self.map_sizes(s)[i] for i in self.mixed_stages] for s in (own, size))
         held = self.partition_size
+        if not old:
+            return held, self.arguments["reduction"]
         before = [_count(map_size, held) for map_size in old]
         heights, widths = ((held[axis], held[axis] * new[0][axis] // old[0][axis]) for axis in (0, 1))
         for partition in itertools.product(heights, widths):
@@ -74,6 +76,7 @@ class RepMlpV1Host(HierarchicalModel):
         """See the base class. Where a map of one partition gets more, a global perceptron comes that adds 0 as yet."""
         size = to_size(img_size)
         partition, _ = self._fit(size)
+        self.resize_method({}, self.arguments["img_size"], size, method)  # raises before anything changes
         for _, stage, block in self.blocks():
             if block.grid == (1, 1) and self.map_sizes(size)[stage] != partition:
                 block.add_global_perceptron()

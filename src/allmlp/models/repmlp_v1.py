@@ -114,12 +114,11 @@ class RepMlpV1Block(AllMlpModule):
             self.global_perceptron = GlobalPerceptron(in_chans, self.grid, self.partition_size, reduction, folded)
         self.fc = GroupedLinear(in_chans * cells, out_chans * cells, groups, bias=folded)
         self.norm = nn.Identity() if folded else nn.BatchNorm1d(out_chans * cells)
+        kernels = () if folded else reparam_kernels
         self.local = nn.ModuleDict(
-            {str(k): ConvNorm(in_chans, out_chans, k, padding=k // 2, groups=groups) for k in reparam_kernels}
+            {str(k): ConvNorm(in_chans, out_chans, k, padding=k // 2, groups=groups) for k in kernels}
         )
-        if folded:
-            self.local.clear()
-        else:
+        if not folded:
             nn.init.orthogonal_(self.fc.weight)
 
     def place(self, map_size: Size, partition_size: Size) -> None:

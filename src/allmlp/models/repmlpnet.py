@@ -175,7 +175,7 @@ class RepMlpNet(HierarchicalModel):
 
     Raises:
         InputError: lists of different lengths, sets that do not divide the channels, partitions that do not divide the
-            map, even kernels, an unknown order, or an image too small for so many stages.
+            map, a gate without hidden units, even kernels, an unknown order, or an image too small for so many stages.
 
     Source: arXiv 2112.11081, section 3.
     """
@@ -209,6 +209,8 @@ class RepMlpNet(HierarchicalModel):
         maps = self.map_sizes(to_size(img_size))
         self.partition_sizes = maps if partition_sizes is None else [to_size(size) for size in partition_sizes]
         _check_stages(channels, depths, num_sharesets, maps, self.partition_sizes)
+        if min(channels) < gate_reduction:
+            raise InputError(f"Wanted a gate_reduction of at most {min(channels)} channels; got {gate_reduction}.")
         if any(k % 2 == 0 for k in reparam_kernels):
             raise InputError(f"Wanted odd reparam_kernels; got {list(reparam_kernels)}.")
         if partition_order not in ORDERS:

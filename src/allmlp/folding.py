@@ -62,6 +62,8 @@ def _fold_one(model: AllMlpModule) -> AllMlpModule:
 def _prune_alike(folded: nn.Module, model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Take out of the new model what `prune_intermediate_layers` took out of the old one."""
     for name, part in model.named_children():
+        if not hasattr(folded, name):  # merged into others
+            continue
         whole = getattr(folded, name)
         if isinstance(part, nn.Identity) and not any(key.startswith(f"{name}.") for key in state):
             setattr(folded, name, nn.Identity())

@@ -97,9 +97,7 @@ def test_folded_networks_give_the_same(create, kind, name):
     def outputs(model):
         if create is create_segmenter:
             return [model(x)]
-        maps = model.pyramid(x)
-        box = torch.randn(5, 64, 7, 7, generator=torch.Generator().manual_seed(0)).double()
-        return [*maps, *(part for head in model.roi_heads.box_heads for part in head(box))]
+        return [model.probe(x)]
 
     with torch.no_grad():
         for mine, wanted in zip(outputs(folded), outputs(network), strict=True):

@@ -10,8 +10,10 @@ Shapes: b images, i image channels, h x w pixels of the padded batch, g objects 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -138,6 +140,18 @@ class Detector(DenseModel):
                 raise InputError(
                     f"Target {index}: wanted labels from 0 to {self.num_classes - 1}; got {labels.tolist()}."
                 )
+
+    def probe(self, images: Float[Tensor, "b i _h _w"]) -> Float[Tensor, "n"]:
+        """All that does not hang on which regions are chosen: the pyramid, scores and deltas of anchors, and the heads'
+        answers for regions cut from the finest map; for comparing two forms of one detector."""
+        maps = self.pyramid(self.pad(images, _DIVISOR))
+        output = self.rpn(maps)
+        roi = self.settings.roi
+        parts = [*maps, *output.logits, *output.deltas]
+        for head in self.roi_heads.box_heads:
+            parts += head(F.adaptive_avg_pool2d(maps[0], roi.box_side))
+        parts += [head(F.adaptive_avg_pool2d(maps[0], roi.mask_side)) for head in self.roi_heads.mask_heads]
+        return torch.cat([part.flatten() for part in parts])
 
     def for_counting(self, images: Tensor, box_regions: int = 1000, mask_regions: int = 100) -> None:
         """Run every layer once on these numbers of regions, as papers count multiply-adds; works on the meta device."""

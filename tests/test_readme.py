@@ -48,7 +48,16 @@ def test_commands(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     typed = [shlex.split(line) for line in COMMANDS if not line.startswith("make ")]
     assert {words[0] for words in typed} == {"allmlp"}
-    assert {words[1] for words in typed} >= {"train", "evaluate", "predict", "list", "info", "compare", "fold", "doctor"}
+    assert {words[1] for words in typed} >= {
+        "train",
+        "evaluate",
+        "predict",
+        "list",
+        "info",
+        "compare",
+        "fold",
+        "doctor",
+    }
     for words in typed:
         assert run_verb(words[1], words[2:]) == 0, (words, capsys.readouterr().err)
     assert (place / "runs/photos/report.html").is_file()

@@ -155,7 +155,7 @@ def inside(page: Page, run: RunFolder, facts: dict[str, Any]) -> None:
             "Token-mixing weights: each small image is one unit, each pixel one place of the token grid that it reads "
             "with that weight (red positive, blue negative), low spatial frequencies first.",
         )
-    if has_filters:
+    if has_filters and weight is not None:
         page.figure("stem", draw_stem(weight.detach().cpu().numpy()), "The first layer's filters on the image.")
 
 

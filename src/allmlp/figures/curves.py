@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -50,7 +51,8 @@ def draw_curves(rows: Rows, score: str, score_label: str) -> Figure:
 
 def _logarithmic_if_wide(axes: Axes) -> None:
     """A logarithmic axis with plain numbers where the values span more than a factor of 4."""
-    values = [value for line in axes.lines for value in line.get_ydata() if 0 < value < math.inf]
+    drawn = [float(value) for line in axes.lines for value in np.asarray(line.get_ydata(), dtype=float)]
+    values = [value for value in drawn if 0 < value < math.inf]
     if values and max(values) > 4 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

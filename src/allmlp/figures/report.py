@@ -1,6 +1,7 @@
 """`report.html` of a run folder: what was trained on what, how well, and where it errs. Drawn from the run's files."""
 
 import csv
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,13 @@ from allmlp.figures.style import save_figure
 from allmlp.runs import RunFolder, open_run, write_text
 
 Section = Callable[[Page, RunFolder, dict[str, Any]], None]
+
+# The recipe's `task` -> the module whose SECTIONS are its page.
+_PARTS = {
+    "classify": "allmlp.figures.classification",
+    "detect": "allmlp.figures.detection",
+    "segment": "allmlp.figures.segmentation",
+}
 
 
 def write_report(path: str | Path) -> Path:
@@ -47,15 +55,9 @@ def write_report(path: str | Path) -> Path:
 
 
 def _sections(task: str) -> tuple[Section, ...]:
-    if task == "classify":
-        from allmlp.figures.classification import SECTIONS
-    elif task == "detect":
-        from allmlp.figures.detection import SECTIONS
-    elif task == "segment":
-        from allmlp.figures.segmentation import SECTIONS
-    else:
-        raise InputError(f"Wanted a task with a report; got {task!r}.")
-    return SECTIONS
+    if task not in _PARTS:
+        raise InputError(f"Wanted a task with a report ({', '.join(_PARTS)}); got {task!r}.")
+    return importlib.import_module(_PARTS[task]).SECTIONS
 
 
 def _data_name(facts: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ _SMALL_ROI: dict[str, Any] = {
     "bin_samples": 1,
     "box_hidden": 256,
     "mask_side": 14,
-    "mask_convs": 2,
+    "mask_convs": 1,
     "detections": 30,
     "candidates": 1000,
 }

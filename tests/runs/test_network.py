@@ -5,7 +5,6 @@ import timm
 import torch
 
 from allmlp.errors import InputError
-from allmlp.models import list_models
 from allmlp.recipes.schema import DataGroup, ModelGroup
 from allmlp.runs import create_network, image_spec, model_config, save_weights, start_from, write_json
 from tiny import MODEL
@@ -91,13 +90,17 @@ def test_images_of_timm_models():
     assert spec_of(ModelGroup(name="timm/vit_tiny_patch16_224", img_size=64)).size == (64, 64)
 
 
-def test_controls_are_models_like_others():
-    names = [name for name in list_models() if name in ("plain_mlp", "lenet5", "vit_nano", "swin_nano", "resnet_nano")]
-    for name in names:
-        model = ModelGroup(name=name)
-        network = create_network(model, 3).eval()
-        spec = image_spec(network, model, DataGroup())
-        assert network(torch.zeros(1, spec.channels, *spec.size)).shape == (1, 3)
+@pytest.mark.parametrize("name", ["plain_mlp", "lenet5", "vit_nano", "swin_nano", "resnet_nano", "mobilenet_nano"])
+def test_controls_are_models_like_others(name):
+    model = ModelGroup(name=name)
+    network = create_network(model, 3).eval()
+    spec = image_spec(network, model, DataGroup())
+    assert spec.size == (32, 32)
+    assert network(torch.zeros(1, spec.channels, *spec.size)).shape == (1, 3)
+    larger = ModelGroup(name=name, img_size=64)
+    network = create_network(larger, 3).eval()
+    assert image_spec(network, larger, DataGroup()).size == (64, 64)
+    assert network(torch.zeros(1, spec.channels, 64, 64)).shape == (1, 3)
 
 
 def test_config_says_what_the_network_is():

@@ -191,6 +191,9 @@ def test_the_same_value_and_free_keys_are_taken(whole):
 def test_runs_that_are_not_there(tmp_path):
     with pytest.raises(InputError, match="Wanted a run folder; there is none at"):
         allmlp.train(resume=tmp_path / "nothing")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"with recipe\.yaml to go on with; .* has none\. Start anew from it: init="):
+        allmlp.train(resume=tmp_path)
 
 
 def test_a_truncated_checkpoint(tmp_path, monkeypatch, whole):

@@ -119,6 +119,13 @@ def test_doctor_names_what_is_missing(monkeypatch):
     assert "the extra train is not complete: pip install 'allmlp[train]'" in found.advice
 
 
+# ---- figures
+
+
+def test_figures_names_the_page(tiny_run, capsys, no_report):
+    assert shown(capsys, "figures", str(tiny_run)) == f"{tiny_run}/report.html\n"
+
+
 # ---- fold
 
 

@@ -109,7 +109,7 @@ def model_config(
         **{key: value for key, value in config_of(network).items() if key in ("first_conv", "classifier", "license")},
         **spec.to_dict(),
         "num_classes": count,
-        "fixed_input_size": bool(getattr(network, "size_bound", False)),
+        "fixed_input_size": bool(getattr(network, "size_bound", config_of(network).get("fixed_input_size"))),
         "pool_size": None,
     }
     return {

@@ -197,18 +197,19 @@ def test_windows_cover_a_side_and_overlap_by_a_third():
     assert window_side((3000, 4000), View(96, 96), 500) == 500
 
 
-def test_several_scales_and_mirror_images_are_averaged(run):
-    task, folder = run
-    if task == "detect":
-        return
-    config = json.loads((folder / "config.json").read_text())
-    config["allmlp"]["inference"] = {"scales": [0.5, 1.0, 1.5], "flip": True}
-    before = json.loads((folder / "metrics.json").read_text())["miou"]
-    (folder / "config.json").write_text(json.dumps(config))
-    found = allmlp.evaluate(folder, progress="none", device="cpu")
-    assert found.metrics["miou"] != before
-    (labels,) = allmlp.predict(folder, np.zeros((50, 40, 3), np.uint8), progress="none")
-    assert labels.labels.shape == (50, 40)
+def test_several_scales_and_mirror_images_are_averaged(runs, tmp_path):
+    def score(name, **options):
+        found = allmlp.evaluate(runs["segment"], out=tmp_path / name, progress="none", device="cpu", **options)
+        return found.metrics["miou"]
+
+    once = score("once")
+    assert score("same", **{"inference.scales": [1.0]}) == once
+    assert score("scales", **{"inference.scales": "[0.5, 1.0, 1.5]", "inference.flip": "true"}) != once
+    assert score("larger", **{"data.short_side": 80, "data.long_side": 80}) != once
+    with pytest.raises(InputError, match="inference is for segmenters"):
+        allmlp.evaluate(runs["detect"], progress="none", **{"inference.flip": True})
+    with pytest.raises(InputError, match=r"inference\.scales"):
+        score("bad", **{"inference.scales": []})
 
 
 # ---- other data

@@ -101,7 +101,10 @@ def test_the_command_line_shows_numbers_and_the_hardest_classes_first(run, capsy
     ("words", "message"),
     [
         (["data.nam=x"], "Unknown key 'data.nam'. Did you mean data.name"),
-        (["epochs=3"], "Unknown key 'epochs'. Known: data, data.KEY, out, device, batch_size, progress."),
+        (
+            ["epochs=3"],
+            "Unknown key 'epochs'. Known: data, data.KEY, inference.KEY, out, device, batch_size, progress.",
+        ),
         (["data=nowhere"], "there is no nowhere"),
         (["device=mps"], "device: wanted one that is there (auto, cpu"),
         (["batch_size=x"], "batch_size: wanted int; got 'x'."),

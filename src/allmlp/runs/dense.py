@@ -91,9 +91,10 @@ def dense_config(
     }
 
 
-def view_of(config: Mapping[str, Any]) -> View:
-    """The size at which a saved network sees images."""
-    return View(**config["allmlp"]["view"])
+def view_of(config: Mapping[str, Any], data: DataGroup | None = None) -> View:
+    """The size at which a saved network sees images; `data` may name other bounds."""
+    bounds = {} if data is None else {"short_side": data.short_side, "long_side": data.long_side}
+    return View(**config["allmlp"]["view"] | {key: side for key, side in bounds.items() if side is not None})
 
 
 def start_dense(network: Detector | Segmenter, init: str, reinit: Sequence[str], classes: Sequence[str]) -> LoadReport:

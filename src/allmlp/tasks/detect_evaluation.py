@@ -150,7 +150,15 @@ def evaluate_saved(
         )
     progress = begin(len(found.val)) if begin is not None else None
     metrics = evaluate_source(
-        saved.network, found, saved.spec, view_of(saved.config), folder, device, batch_size, workers or 0, progress
+        saved.network,
+        found,
+        saved.spec,
+        view_of(saved.config, data),
+        folder,
+        device,
+        batch_size,
+        workers or 0,
+        progress,
     )
     metrics["skipped"] = len(found.report.skipped("val"))
     write_json(folder / "data.json", found.report.to_dict())

@@ -161,7 +161,7 @@ def evaluate_saved(
         saved.network,
         found,
         saved.spec,
-        view_of(saved.config),
+        view_of(saved.config, data),
         inference,
         folder,
         device,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from allmlp.errors import InputError
-from allmlp.recipes.overrides import to_tree
+from allmlp.recipes.overrides import to_tree, validate
 from allmlp.recipes.schema import DataGroup
 from allmlp.verbs._console import counting, make_console, say
 
@@ -40,7 +40,7 @@ def evaluate(
             `RUN/evaluation-NAME` for other data. What an earlier evaluation left there is replaced.
         device: auto, cpu, cuda or mps. batch_size: images at a time. progress: "none" keeps silent.
         nested: `data=NAME_OR_PATH`, labelled images in any form that training takes; default the run's own held-out
-            split. Other keys of the recipe's data group are `data.KEY`.
+            split. Other keys of the recipe's data group are `data.KEY`; of a segmenter also `inference.KEY`.
 
     Returns:
         The folder, and the numbers: for classification top1, top5, loss, ece (expected calibration error, 15 bins),
@@ -53,10 +53,15 @@ def evaluate(
     from allmlp.tasks import task_part
 
     tree = to_tree(nested)
-    changes = tree.pop("data", {})
+    changes, seeing = tree.pop("data", {}), tree.pop("inference", {})
     if tree:
-        raise InputError(f"Unknown key {next(iter(tree))!r}. Known: data, data.KEY, out, device, batch_size, progress.")
+        raise InputError(
+            f"Unknown key {next(iter(tree))!r}. Known: data, data.KEY, inference.KEY, out, device, batch_size, "
+            "progress."
+        )
     saved = load_model(run)
+    if seeing:
+        _see_otherwise(saved.config["allmlp"], seeing)
     own = "name" not in changes
     settings: dict[str, Any] = {}
     if saved.folder.recipe.is_file():
@@ -77,9 +82,14 @@ def evaluate(
     return Evaluation(folder, metrics)
 
 
-def _checked(settings: dict[str, Any]) -> DataGroup:
-    from allmlp.recipes.overrides import validate
+def _see_otherwise(own: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Put other inference settings into a loaded model's description."""
+    if "inference" not in own or own["task"] != "segment":
+        raise InputError(f"inference is for segmenters; this model's task is {own['task']!r}. Leave it out.")
+    own["inference"] = validate({"inference": {**own["inference"], **changes}}).inference.model_dump()
 
+
+def _checked(settings: dict[str, Any]) -> DataGroup:
     return validate({"data": settings}).data
 
 

@@ -78,7 +78,7 @@ def test_every_picture_can_be_seen_and_is_described(page):
         assert len(attributes["alt"]) > 10
 
 
-def test_it_says_what_the_issue_of_a_run_is(page, tiny_run):
+def test_it_says_what_a_person_asks_of_a_run(page, tiny_run):
     metrics = json.loads((tiny_run / "metrics.json").read_text())
     for words in (
         "mixer_nano on digits",

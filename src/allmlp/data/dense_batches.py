@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchvision import tv_tensors
 
+from allmlp.data.dense_dataset import DenseDataset
 from allmlp.data.randomness import sample_generator
 from allmlp.data.sampler import EpochBatchSampler
 from allmlp.errors import InputError
@@ -175,6 +176,12 @@ class EvaluationBatches(EpochBatchSampler):
                 (epoch if first + place * self.world_size < self.length else REPEATED, index)
                 for place, (_, index) in enumerate(batch)
             ]
+
+
+def evaluation_batch(dataset: DenseDataset, wanted: int) -> int:
+    """Images at a time in evaluation: one, unless all have one size, since padding an image changes its features."""
+    sizes = {dataset.source.size(index) for index in range(len(dataset))}
+    return min(wanted, len(dataset)) if len(sizes) == 1 else 1
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import nn
 
 from allmlp.data import EpochBatchSampler, ImageSpec
 from allmlp.data.coco import DetectionData
-from allmlp.data.dense_batches import EvaluationBatches
+from allmlp.data.dense_batches import EvaluationBatches, evaluation_batch
 from allmlp.data.dense_dataset import DenseDataset
 from allmlp.data.dense_loader import DenseLoader, make_dense_loader
 from allmlp.data.dense_transforms import DetectionAugment, SegmentationAugment, build_view_transform
@@ -147,12 +147,6 @@ def changed(augment: Augment, changes: dict[str, Any]) -> Augment:
             )
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
     return dataclasses.replace(augment, **values)
-
-
-def evaluation_batch(dataset: DenseDataset, wanted: int) -> int:
-    """Images at a time in evaluation: one, unless all have one size, since padding an image changes its features."""
-    sizes = {dataset.source.size(index) for index in range(len(dataset))}
-    return min(wanted, len(dataset)) if len(sizes) == 1 else 1
 
 
 def peak_memory_mb() -> int:

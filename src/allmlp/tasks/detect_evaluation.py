@@ -11,7 +11,7 @@ from torchvision.ops import box_iou
 
 from allmlp.data import ImageSpec
 from allmlp.data.coco import DetectionData, open_detection_evaluation
-from allmlp.data.dense_batches import DetectionCollate, EvaluationBatches
+from allmlp.data.dense_batches import DetectionCollate, EvaluationBatches, evaluation_batch
 from allmlp.data.dense_dataset import DenseDataset
 from allmlp.data.dense_loader import make_dense_loader
 from allmlp.data.dense_transforms import View, build_view_transform
@@ -61,8 +61,6 @@ def detect_split(
     workers: int = 0,
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(detections in pixels of the file, target) of every image of a split, in order."""
-    from allmlp.tasks.dense import evaluation_batch
-
     dataset = split.with_transform(build_view_transform(spec, view))
     sampler = EvaluationBatches(len(dataset), evaluation_batch(split, batch_size))
     network = network.to(device).eval()

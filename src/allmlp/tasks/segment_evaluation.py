@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from allmlp.data import ImageSpec
-from allmlp.data.dense_batches import EvaluationBatches, SegmentationCollate
+from allmlp.data.dense_batches import EvaluationBatches, SegmentationCollate, evaluation_batch
 from allmlp.data.dense_dataset import DenseDataset
 from allmlp.data.dense_loader import make_dense_loader
 from allmlp.data.dense_transforms import View, build_view_transform
@@ -53,8 +53,6 @@ def segment_split(
     workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
     """(labels, truth, target) of every image of a split, in order, at the size of its label map."""
-    from allmlp.tasks.dense import evaluation_batch
-
     several = sees_more(inference)
     # Several sizes are made from the image at its own size; otherwise it is resized once, to the size that is seen.
     dataset = split.with_transform(build_view_transform(spec, None if several else view))

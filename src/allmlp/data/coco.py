@@ -317,8 +317,6 @@ def open_detection_evaluation(
     """
     check_channels(channels)
     given = {"val": Path(json_file)} if json_file else {}
-    if data is not None and os.fspath(data) == "digit_scenes":
-        data = cached_digit_scenes()
     root, found = _find_jsons(data, given) if data is not None and not given else (None, given)
     path = found.get("val") or found["train"]
     content = load_json(path)

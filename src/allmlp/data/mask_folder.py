@@ -266,7 +266,7 @@ def open_segmentation_evaluation(
     if images and masks:
         layout = Layout("folders", {"val": pair_folders(images, masks)})
     else:
-        layout = find_layout(cached_digit_scenes() if name == "digit_scenes" else name)
+        layout = find_layout(name)
     if names is None and layout.classes is None:
         layout.classes = tuple(classes)
     found = _label_map(layout, names, label_rule, id_map, name)

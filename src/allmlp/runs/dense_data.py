@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from allmlp.data.coco import DetectionData, open_detection
+from allmlp.data.digit_scenes import cached_digit_scenes
 from allmlp.data.mask_folder import SegmentationData, open_segmentation
 from allmlp.recipes.schema import DataGroup
 
@@ -50,6 +51,13 @@ def open_label_maps(group: DataGroup, channels: int) -> SegmentationData:
         id_map=group.id_map,
         **_common(group, channels),
     )
+
+
+def folder_of(group: DataGroup) -> str:
+    """Where the data lie: `group.name`, or the folder of the embedded scenes."""
+    if group.name != EMBEDDED:
+        return group.name
+    return str(cached_digit_scenes(group.train_scenes, group.val_scenes, group.scene_size, group.split_seed))
 
 
 def _name(group: DataGroup, given: str | None) -> str | None:

@@ -21,7 +21,7 @@ from allmlp.metrics.detection import DetectionMetric, DetectionScores
 from allmlp.recipes.schema import DataGroup
 from allmlp.runs import SavedModel, write_json
 from allmlp.runs.dense import view_of
-from allmlp.runs.dense_data import open_objects
+from allmlp.runs.dense_data import folder_of, open_objects
 
 _SURE = 0.5  # score from which a detection counts in an image's own quality
 
@@ -137,7 +137,7 @@ def evaluate_saved(
             )
     else:
         found = open_detection_evaluation(
-            data.name,
+            folder_of(data),
             saved.classes,
             json_file=data.val_json or data.train_json,
             images=data.val_images or data.train_images,

@@ -21,7 +21,7 @@ from allmlp.metrics.segmentation import ConfusionMatrix
 from allmlp.recipes.schema import DataGroup, InferenceGroup
 from allmlp.runs import SavedModel, write_json
 from allmlp.runs.dense import view_of
-from allmlp.runs.dense_data import open_label_maps
+from allmlp.runs.dense_data import folder_of, open_label_maps
 
 
 def sees_more(inference: InferenceGroup) -> bool:
@@ -142,7 +142,7 @@ def evaluate_saved(
             )
     else:
         found = open_segmentation_evaluation(
-            data.name,
+            folder_of(data),
             saved.classes,
             images=data.val_images or data.train_images,
             masks=data.val_masks or data.train_masks,

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 import allmlp
+import allmlp.verbs
 import tiny
 from allmlp.errors import InputError
 from allmlp.figures.comparison import pareto_front
@@ -62,6 +63,16 @@ def test_going_on_with_a_finished_one_trains_nothing(finished):
     again = allmlp.compare(resume=finished.folder, progress="none")
     assert [member.scores for member in again.members] == [member.scores for member in finished.members]
     assert times == {path: path.stat().st_mtime_ns for path in finished.folder.rglob("model.safetensors")}
+
+
+def test_judged_on_other_data_too(finished, tmp_path):
+    digits = allmlp.verbs.data("digits", out=tmp_path / "digits", progress="none")
+    again = allmlp.compare(resume=finished.folder, also=digits.folder, progress="none")
+    # The same held-out digits, from files: the same score.
+    assert [member.also for member in again.members] == [member.scores for member in finished.members]
+    with open(finished.folder / "table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["on other data %"] for row in rows] == [row["top1 median %"] for row in rows]
 
 
 def test_a_failing_member_does_not_end_the_others(tmp_path, capsys):

@@ -26,14 +26,15 @@ _GROUPS = ("MLP", "attention", "convolution", "")
 class Member:
     """One model of a comparison.
 
-    scores: one a finished seed, fractions. train_seconds, cpu_seconds: medians over seeds of the time of training steps
-    and of all processor time, which a busy machine lengthens less. images_per_second: of inference, all
-    members measured in turns in one process. failures: what went wrong, by seed.
+    scores: one a finished seed, fractions; `also` the same on other data. train_seconds, cpu_seconds: medians over seeds
+    of the time of training steps and of all processor time, which a busy machine lengthens less. images_per_second: of
+    inference, all members measured in turns in one process. failures: what went wrong, by seed.
     """
 
     model: str
     group: str = ""
     scores: list[float] = field(default_factory=list)
+    also: list[float] = field(default_factory=list)
     parameters: int | None = None
     macs: int | None = None
     train_seconds: float | None = None
@@ -65,6 +66,7 @@ def compare(
     seeds: int = 3,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    also: str | Path | None = None,
     progress: str = "auto",
     **nested: Any,
 ) -> Comparison:
@@ -79,6 +81,7 @@ def compare(
         seeds: how many, counted from 0.
         out: the folder; default `runs/compare/DATA`, with a number behind it if that exists.
         resume: the folder of an earlier comparison to finish.
+        also: other labelled images to judge every run on, such as the same things drawn in another style.
         progress: of each training; see the recipe.
         nested: recipe keys, the same for all members.
 
@@ -103,6 +106,8 @@ def compare(
             if signum is not None:
                 say(console, f"Stopped. Go on with: allmlp compare resume={folder}")
                 return Comparison(folder, members, _SCORES[settings.task], interrupted=True, signum=signum)
+    if also is not None:
+        _judge_also(members, folder, str(also), _SCORES[settings.task])
     _collect(members, folder)
     result = Comparison(folder, members, _SCORES[settings.task])
     _write(result, settings)
@@ -157,6 +162,20 @@ def _train(member: Member, folder: Path, settings: Recipe, seed: int, progress: 
     return None
 
 
+def _judge_also(members: Sequence[Member], folder: Path, data: str, score: str) -> None:
+    """Judge every finished run on other data; its files lie in the run, as those of `evaluate` do."""
+    from allmlp.verbs.evaluate import evaluate
+
+    for member in members:
+        for run in _finished(member, folder):
+            member.also.append(evaluate(run, data=data, progress="none").metrics[score])
+
+
+def _finished(member: Member, folder: Path) -> list[Path]:
+    """The finished runs of a member, by seed."""
+    return sorted(path.parent for path in _run_folder(folder, member.model, 0).parent.glob("seed-*/metrics.json"))
+
+
 def _collect(members: Sequence[Member], folder: Path) -> None:
     """Costs from the members' runs, and speed measured of all in turns."""
     from allmlp.metrics.cost import measure_throughputs
@@ -164,14 +183,14 @@ def _collect(members: Sequence[Member], folder: Path) -> None:
 
     networks = {}
     for member in members:
-        runs = sorted(folder.glob(f"{_run_folder(folder, member.model, 0).parent.name}/seed-*/metrics.json"))
+        runs = _finished(member, folder)
         if not runs:
             continue
-        metrics = [json.loads(path.read_text(encoding="utf-8")) for path in runs]
+        metrics = [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in runs]
         member.parameters, member.macs = metrics[0]["parameters"], metrics[0]["macs"]
         member.train_seconds = statistics.median(one["train_seconds"] for one in metrics)
         member.cpu_seconds = statistics.median(one["cpu_seconds"] for one in metrics)
-        saved = load_model(runs[0].parent)
+        saved = load_model(runs[0])
         member.group = _group(saved.name, saved.network)
         networks[member.model] = (saved.network, (saved.spec.channels, *saved.spec.size))
     for name, rate in measure_throughputs(networks).items():
@@ -198,12 +217,12 @@ def _write(result: Comparison, settings: Recipe) -> None:
     from allmlp.figures.style import save_figure
     from allmlp.runs import write_json, write_text
 
-    folder, rows = result.folder, _rows(result)
+    folder, (titles, rows) = result.folder, _table(result)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_header(result.score), *rows])
+    writer.writerows([titles, *rows])
     write_text(folder / "table.csv", text.getvalue())
-    lines = [" | ".join(row) for row in [_header(result.score), ["---"] * len(rows[0]), *rows]]
+    lines = [" | ".join(row) for row in [titles, ["---"] * len(titles), *rows]]
     write_text(folder / "table.md", "".join(f"| {line} |\n" for line in lines))
     write_json(folder / "compare.json", [asdict(member) for member in result.members])
     points = [
@@ -215,45 +234,24 @@ def _write(result: Comparison, settings: Recipe) -> None:
         save_figure(draw_pareto(points, result.score), folder / "pareto.png")
 
 
-def _header(score: str) -> list[str]:
-    return [
-        "group",
-        "model",
-        f"{score} median %",
-        "range %",
-        "seeds",
-        "parameters",
-        "MACs",
-        "training s",
-        "CPU s",
-        "images/s",
-    ]
-
-
-def _rows(result: Comparison) -> list[list[str]]:
-    """Rows by group, the best first in each; failures at the end."""
+def _table(result: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Titles, and rows by group, the best first in each; failures at the end."""
+    judged = [f"{result.score} median %", "range %"]
+    titles = ["group", "model", *judged, *(["on other data %"] if any(m.also for m in result.members) else []), "seeds"]
+    titles += ["parameters", "MACs", "training s", "CPU s", "images/s"]
     order = sorted(result.members, key=lambda m: (_GROUPS.index(m.group), -(m.score if m.score is not None else -1)))
-    rows = []
-    for member in order:
-        if member.score is None:
-            rows.append([member.group, member.model, "failed", "", "0", "", "", "", "", ""])
-            continue
-        low, high = 100 * min(member.scores), 100 * max(member.scores)
-        rows.append(
-            [
-                member.group,
-                member.model,
-                f"{100 * member.score:.2f}",
-                f"{low:.2f} to {high:.2f}",
-                str(len(member.scores)),
-                f"{member.parameters:,}",
-                f"{member.macs:,}",
-                f"{member.train_seconds:.0f}",
-                f"{member.cpu_seconds:.0f}",
-                f"{member.images_per_second:,.0f}",
-            ]
-        )
-    return rows
+    return titles, [_row(member, titles) for member in order]
+
+
+def _row(member: Member, titles: Sequence[str]) -> list[str]:
+    if member.score is None:
+        return [member.group, member.model, "failed", *[""] * (len(titles) - 3)]
+    row = [member.group, member.model, f"{100 * member.score:.2f}"]
+    row.append(f"{100 * min(member.scores):.2f} to {100 * max(member.scores):.2f}")
+    if "on other data %" in titles:
+        row.append(f"{100 * statistics.median(member.also):.2f}")
+    row += [str(len(member.scores)), f"{member.parameters:,}", f"{member.macs:,}"]
+    return [*row, *(f"{value:,.0f}" for value in (member.train_seconds, member.cpu_seconds, member.images_per_second))]
 
 
 def show(result: Comparison) -> "RenderableType | None":
@@ -264,9 +262,10 @@ def show(result: Comparison) -> "RenderableType | None":
     if result.interrupted:
         return None
     table = Table(box=None, pad_edge=False)
-    for place, title in enumerate(_header(result.score)):
+    titles, rows = _table(result)
+    for place, title in enumerate(titles):
         table.add_column(title, justify="left" if place < 2 else "right", overflow="fold")
-    for row in _rows(result):
+    for row in rows:
         table.add_row(*row)
     told = [f"{m.model}, seed {seed}: {why}" for m in result.members for seed, why in m.failures.items()]
     return Group(table, *told, str(result.folder))

@@ -26,9 +26,9 @@ _GROUPS = ("MLP", "attention", "convolution", "")
 class Member:
     """One model of a comparison.
 
-    scores: one a finished seed, fractions; `also` the same on other data. train_seconds, cpu_seconds: medians over seeds
-    of the time of training steps and of all processor time, which a busy machine lengthens less. images_per_second: of
-    inference, all members measured in turns in one process. failures: what went wrong, by seed.
+    scores: one a finished seed, fractions; `also` the same on other data. train_seconds, cpu_seconds: medians over
+    seeds of the time of training steps and of all processor time, which a busy machine lengthens less.
+    images_per_second: of inference, all members measured in turns in one process. failures: what went wrong, by seed.
     """
 
     model: str

@@ -50,7 +50,7 @@ def draw_objects(
         canvas[shown] = (1 - _OPACITY) * canvas[shown] + _OPACITY * np.array(class_colour(labels[place]))
     image = Image.fromarray(canvas)
     pen = ImageDraw.Draw(image)
-    size = max(9, min(image.size) // 28)
+    size = max(9, min(image.size) // 22)
     font = ImageFont.load_default(size)
     for place in order:
         x0, y0, x1, y1 = (float(value) for value in boxes[place])
@@ -59,7 +59,8 @@ def draw_objects(
         words = names[labels[place]] + ("" if scores is None else f" {scores[place]:.0%}")
         left, top, right, bottom = pen.textbbox((x0 + 1, max(0.0, y0 - size - 2)), words, font=font)
         pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=colour)
-        pen.text((x0 + 1, max(0.0, y0 - size - 2)), words, fill="black", font=font)
+        bright = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 110
+        pen.text((x0 + 1, max(0.0, y0 - size - 2)), words, fill="black" if bright else "white", font=font)
     return image
 
 

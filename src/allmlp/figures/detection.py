@@ -26,6 +26,7 @@ from allmlp.runs import RunFolder
 from allmlp.runs.dense_data import open_objects
 
 _SURE = 0.5  # least score of what is drawn
+_CELL = 256  # pixels of an image on a sheet
 _KINDS = {"box": "boxes", "mask": "masks"}
 
 
@@ -105,16 +106,21 @@ def _pair(
 ) -> tuple[Image.Image, Image.Image, str]:
     """(truth, prediction, words) of one image."""
     image, target = split[item["index"]]
+    height, width = image.shape[-2:]
+    factor = max(1, _CELL // min(height, width))  # small images are enlarged, so that names fit beside their boxes
+
+    def large(array: np.ndarray) -> np.ndarray:
+        return array.repeat(factor, 0).repeat(factor, 1)
+
     picture = image.numpy().transpose(1, 2, 0)
-    picture = picture[..., 0] if picture.shape[2] == 1 else picture
-    masks = target["masks"].numpy() if "masks" in target else None
-    truth = draw_objects(picture, target["boxes"].tolist(), target["labels"].tolist(), classes, masks=masks)
+    picture = large(picture[..., 0] if picture.shape[2] == 1 else picture)
+    masks = [large(mask) for mask in target["masks"].numpy()] if "masks" in target else None
+    truth = draw_objects(picture, (factor * target["boxes"]).tolist(), target["labels"].tolist(), classes, masks=masks)
     source: Any = split.source
     label_of = {category: label for label, category in enumerate(source.file.category_ids)}
     found = sorted(by_image.get(target["image_id"], []), key=lambda result: -result["score"])
-    boxes = [(x, y, x + w, y + h) for x, y, w, h in (result["bbox"] for result in found)]
-    height, width = picture.shape[:2]
-    drawn = [decode_segmentation(r["segmentation"], height, width) for r in found if "segmentation" in r]
+    boxes = [np.array([x, y, x + w, y + h]) * factor for x, y, w, h in (result["bbox"] for result in found)]
+    drawn = [large(decode_segmentation(r["segmentation"], height, width)) for r in found if "segmentation" in r]
     labels = [label_of[result["category_id"]] for result in found]
     scores = [result["score"] for result in found]
     predicted = draw_objects(picture, boxes, labels, classes, scores, drawn or None)

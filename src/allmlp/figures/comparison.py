@@ -1,14 +1,19 @@
 """Accuracy against cost for several models, with the line of those that none beats in both."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from allmlp.figures.style import COLOURS, FAINT, house_style, legend_below, new_figure, short
 
 _BETTER_WHEN_HIGH = ("images/s",)
+_LINE = 0.045  # height of a name, as a share of the panel's
+_NEAR = 1.5  # points within this natural logarithm of a cost have names that may cover each other
+_BESIDE = 1.12  # a name begins at this multiple of its point's cost
 
 
 @dataclass(frozen=True)
@@ -58,17 +63,34 @@ def draw_pareto(points: Sequence[Point], score: str) -> Figure:
                     label=group or "other",
                     zorder=2,
                 )
-            for value, point in zip(values, placed):
-                axes.annotate(
-                    short(point.name, 22),
-                    (value, 100 * point.score),
-                    (3, 4),
-                    textcoords="offset points",
-                    fontsize=7,
-                )
             axes.set(xscale="log", xlabel=cost, ylabel=f"{score} %")
-            axes.margins(x=0.2)
-            for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-                ticks(EngFormatter(sep=""))
+            axes.margins(x=0.25)
+            wide = bool(values) and max(values) > 10 * min(values)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            _name_points(
+                axes, [(value, 100 * point.score, short(point.name, 22)) for value, point in zip(values, placed)]
+            )
         legend_below(panels, figure)
         return figure
+
+
+def _name_points(axes: Axes, places: Sequence[tuple[float, float, str]]) -> None:
+    """Write names beside points, one below the other where they would cover each other."""
+    low, high = axes.get_ylim()
+    line = _LINE * (high - low)
+    taken: list[tuple[float, float]] = []  # (log of the cost, height) of the names so far
+    for x, y, name in sorted(places, key=lambda place: -place[1]):
+        height = y
+        while any(abs(math.log(x / other)) < _NEAR and abs(height - level) < line for other, level in taken):
+            height -= line / 4
+        taken.append((x, height))
+        axes.annotate(
+            name,
+            (x, y),
+            (x * _BESIDE, height),
+            fontsize=7,
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.6} if height < y else None,
+        )

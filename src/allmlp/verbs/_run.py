@@ -72,5 +72,5 @@ def _print(output: Any) -> None:
     else:
         from rich.console import Console
 
-        Console(width=None if sys.stdout.isatty() else 120).print(output)
+        Console(width=None if sys.stdout.isatty() else 160).print(output)
     sys.stdout.flush()

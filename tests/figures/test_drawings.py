@@ -115,7 +115,7 @@ def test_calibration_shows_confidence_and_accuracy():
         (np.zeros((4, 5, 7), np.uint8), (4, 5, 3)),
         (Image.new("RGB", (5, 4)), (4, 5, 3)),
     ],
-    ids=str,
+    ids=["grey", "RGB", "RGBA", "two bands", "seven bands", "Pillow"],
 )
 def test_anything_becomes_a_picture(array, shape):
     assert as_picture(array).shape == shape

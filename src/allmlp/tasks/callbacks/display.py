@@ -41,7 +41,7 @@ class Display(Callback):
         if self.kind == "bar" and trainer.is_global_zero:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[numbers]}"),
-                console=self.console, transient=True, refresh_per_second=4,
+                console=self.console, transient=True, auto_refresh=False,
             )  # fmt: skip
             self._task = self._bar.add_task("", total=module.progress.batches, numbers="")
             self._bar.start()
@@ -63,7 +63,7 @@ class Display(Callback):
         )
         title = f"epoch {progress.epoch + 1}/{module.recipe.epochs}"
         if self._bar is not None:
-            self._bar.update(self._task, description=title, completed=progress.batch, numbers=numbers)
+            self._bar.update(self._task, description=title, completed=progress.batch, numbers=numbers, refresh=True)
         else:
             self._line = now
             self.console.print(f"{title}  {numbers}", highlight=False, markup=False)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import dense_reference as slow
-from allmlp.dense.postprocess import Detections, best_detections, paste_mask, paste_masks, rescale_boxes, to_lists
+from allmlp.dense.postprocess import Detections, paste_mask, paste_masks, rescale_boxes, to_lists
+from allmlp.dense.postprocess import best_detections as best_detections_of_batch
 
 
 def candidates(count=40, classes=5, boxes_for_each=True, seed=0):
@@ -15,6 +16,12 @@ def candidates(count=40, classes=5, boxes_for_each=True, seed=0):
     corner = rng.uniform(0, 60, (count, classes if boxes_for_each else 1, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(5, 40, corner.shape)], axis=2)
     return torch.from_numpy(boxes), torch.from_numpy(rng.uniform(0, 1, (count, classes)) ** 3)
+
+
+def best_detections(boxes, scores, **settings):
+    """Of one image, the second of a batch of two."""
+    found = best_detections_of_batch(torch.stack([boxes + 7, boxes]), torch.stack([scores / 2, scores]), **settings)
+    return [part[1] for part in found]
 
 
 @pytest.mark.parametrize("boxes_for_each", [True, False])

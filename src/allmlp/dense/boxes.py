@@ -41,10 +41,13 @@ def decode_boxes(anchors: Float[Tensor, "*a 4"], deltas: Float[Tensor, "*b 4"], 
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def clip_boxes(boxes: Float[Tensor, "*n 4"], size: Float[Tensor, "2"]) -> Float[Tensor, "*n 4"]:
-    """Boxes cut at the edges of an image of `size` (height, width), a tensor so that exported programs take any."""
-    height, width = size.unbind()
-    return torch.minimum(boxes.clamp(min=0), torch.stack([width, height, width, height]))
+def clip_boxes(boxes: Float[Tensor, "*n 4"], size: Float[Tensor, "*m 2"]) -> Float[Tensor, "*n 4"]:
+    """Boxes cut at the edges of images of `size` (height, width), a tensor so that exported programs take any.
+
+    The leading axes of `size` broadcast to those of the boxes.
+    """
+    height, width = size.unbind(dim=-1)
+    return torch.minimum(boxes.clamp(min=0), torch.stack([width, height, width, height], dim=-1))
 
 
 def has_area(boxes: Float[Tensor, "*n 4"]) -> Tensor:

@@ -3,7 +3,7 @@
 Pure functions. Everything up to `Detections` has fixed shapes, padded, with the number of real entries beside, so
 that it can be exported; the lists and pasted masks that people want come after.
 Source: Mask R-CNN, arXiv 1703.06870, section 3.1; settings of mmdet 2.11.
-Shapes: b images, n candidates, k classes, d detections kept, m side of a mask prediction.
+Shapes: b images, n candidates, k classes, j = k or 1, d detections kept, m side of a mask prediction.
 """
 
 from collections.abc import Sequence
@@ -29,23 +29,40 @@ class Detections(NamedTuple):
     masks: Float[Tensor, "b d m m"] | None = None
 
 
-def nms_mask(boxes: Float[Tensor, "n 4"], scores: Float[Tensor, "n"], iou: float) -> Bool[Tensor, "n"]:
-    """Which boxes stay when each, best first, removes those that overlap it more than `iou`."""
+@torch.library.custom_op("allmlp::nms_mask", mutates_args=())
+def nms_mask(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """Which boxes of each image stay when each, best first, removes those that overlap it more than `iou`.
+
+    boxes (b, n, 4), scores (b, n); the result is bool (b, n). One operator, so that a batch of any size can be
+    exported: every exporter puts its own suppression in its place.
+    """
     if boxes.dtype != torch.float64:
         boxes, scores = boxes.float(), scores.float()
-    kept = nms(boxes, scores, iou)
-    return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, kept, True)
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    for image, (box, score) in enumerate(zip(boxes, scores)):
+        kept[image, nms(box, score, iou)] = True
+    return kept
+
+
+@nms_mask.register_fake
+def _(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
+    return torch.empty_like(scores, dtype=torch.bool)
+
+
+def take_rows(values: Float[Tensor, "b n 4"], index: Int[Tensor, "b m"]) -> Float[Tensor, "b m 4"]:
+    """The boxes of each image at these places."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def best_detections(
-    boxes: Float[Tensor, "n j 4"],
-    scores: Float[Tensor, "n k"],
+    boxes: Float[Tensor, "b n j 4"],
+    scores: Float[Tensor, "b n k"],
     score_threshold: float = 0.05,
     nms_iou: float = 0.5,
     count: int = 100,
     candidates: int = 10_000,
-) -> tuple[Float[Tensor, "d 4"], Float[Tensor, "d"], Int[Tensor, "d"], Int[Tensor, ""]]:
-    """The detections of one image, in fixed shapes.
+) -> tuple[Float[Tensor, "b d 4"], Float[Tensor, "b d"], Int[Tensor, "b d"], Int[Tensor, "b"]]:
+    """The detections of each image, in fixed shapes.
 
     Args:
         boxes: a box for each class (j = k), or one for all (j = 1).
@@ -59,20 +76,20 @@ def best_detections(
     Returns:
         boxes, scores and labels of min(count, n * k) rows, zeros after the last detection, and their number.
     """
-    classes = scores.shape[1]
-    score, index = scores.flatten().topk(min(candidates, scores.numel()))
+    places, classes = scores.shape[1:]
+    score, index = scores.flatten(1).topk(min(candidates, places * classes))
     label = index % classes
-    box = boxes[index // classes, label if boxes.shape[1] > 1 else torch.zeros_like(label)]
+    box = take_rows(boxes.flatten(1, 2), index if boxes.shape[2] > 1 else index // classes)
     # Boxes of different classes are moved apart, so that one suppression serves all classes.
-    apart = box + label[:, None] * (box.max() + 1)
+    apart = box + label[..., None] * (box.amax(dim=(1, 2), keepdim=True) + 1)
     kept = nms_mask(apart, score, nms_iou) & (score > score_threshold)
-    score, order = torch.where(kept, score, 0.0).topk(min(count, len(score)))
+    score, order = torch.where(kept, score, 0.0).topk(min(count, score.shape[1]))
     real = score > 0
     return (
-        torch.where(real[:, None], box[order], 0.0),
+        torch.where(real[..., None], take_rows(box, order), 0.0),
         score,
-        torch.where(real, label[order], 0),
-        real.sum(),
+        torch.where(real, label.gather(1, order), 0),
+        real.sum(dim=1),
     )
 
 

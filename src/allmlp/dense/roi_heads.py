@@ -131,7 +131,7 @@ class RoiHeads(nn.Module):
     def _pool(
         self, maps: Sequence[Tensor], boxes: Sequence[Tensor] | Tensor, side: int, fixed_shapes: bool = False
     ) -> Tensor:
-        regions, settings = to_regions(list(boxes)), self.settings
+        regions, settings = to_regions(boxes), self.settings
         return pool_regions(maps, self.strides, regions, side, settings.finest, settings.bin_samples, fixed_shapes)
 
     # ---- training
@@ -213,21 +213,19 @@ class RoiHeads(nn.Module):
         settings, (images, count) = self.settings, proposals.valid.shape
         boxes, stage_logits = proposals.boxes, []
         for index, stage in enumerate(settings.stages):
-            logits, deltas = self.box_heads[index](self._pool(maps, boxes, settings.box_side))
+            logits, deltas = self.box_heads[index](self._pool(maps, boxes, settings.box_side, not trim))
             stage_logits.append(logits)
             if index + 1 < len(settings.stages):
                 deltas = take_class(deltas, logits[:, :-1].argmax(dim=1)).view(images, count, 4)
-                boxes = _clip_batch(decode_boxes(boxes, deltas, stage.stds), sizes)
+                boxes = clip_boxes(decode_boxes(boxes, deltas, stage.stds), sizes[:, None])
         deltas = deltas.view(images, count, -1, 4)
-        refined = _clip_batch(decode_boxes(boxes[:, :, None], deltas, settings.stages[-1].stds), sizes)
+        refined = clip_boxes(decode_boxes(boxes[:, :, None], deltas, settings.stages[-1].stds), sizes[:, None, None])
         scores = average(stage_logits).softmax(dim=1)[:, :-1].view(images, count, -1) * proposals.valid[:, :, None]
-        found = [
-            best_detections(
-                box, score, settings.score_threshold, settings.nms_iou, settings.detections, settings.candidates
+        result = Detections(
+            *best_detections(
+                refined, scores, settings.score_threshold, settings.nms_iou, settings.detections, settings.candidates
             )
-            for box, score in zip(refined, scores)
-        ]
-        result = Detections(*(torch.stack(parts) for parts in zip(*found)))
+        )
         if trim:
             most = int(result.counts.max())
             result = Detections(result.boxes[:, :most], result.scores[:, :most], result.labels[:, :most], result.counts)
@@ -238,7 +236,3 @@ class RoiHeads(nn.Module):
         features = self._pool(maps, found.boxes, self.settings.mask_side, fixed_shapes)
         probs = average([take_class(head(features), found.labels.flatten()).sigmoid() for head in self.mask_heads])
         return probs.unflatten(0, found.labels.shape)
-
-
-def _clip_batch(boxes: Float[Tensor, "b *n 4"], sizes: Float[Tensor, "b 2"]) -> Float[Tensor, "b *n 4"]:
-    return torch.stack([clip_boxes(box, size) for box, size in zip(boxes, sizes)])

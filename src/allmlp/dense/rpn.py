@@ -20,7 +20,7 @@ from allmlp.dense.anchors import grid_anchors
 from allmlp.dense.assign import assign, sample
 from allmlp.dense.boxes import Stds, at_least_float32, clip_boxes, decode_boxes, encode_boxes, has_area
 from allmlp.dense.conv import initialise
-from allmlp.dense.postprocess import nms_mask
+from allmlp.dense.postprocess import nms_mask, take_rows
 
 _STDS: Stds = (1.0, 1.0, 1.0, 1.0)
 
@@ -107,18 +107,13 @@ class RpnHead(nn.Module):
         settings = self.settings
         per_level = settings.train_per_level if training else settings.test_per_level
         wanted = settings.train_proposals if training else settings.test_proposals
-        images = []
-        for image, size in enumerate(sizes):
-            boxes, scores = [], []
-            for logits, deltas, anchors in zip(*output):
-                level = _best_of_level(
-                    logits[image].detach(), deltas[image].detach(), anchors, size, per_level, settings.nms_iou
-                )
-                boxes.append(level[0])
-                scores.append(level[1])
-            score, order = torch.cat(scores).topk(min(wanted, sum(map(len, scores))))
-            images.append((torch.cat(boxes)[order], score.clamp(min=0), score >= 0))
-        return Proposals(*(torch.stack(parts) for parts in zip(*images)))
+        levels = [
+            _best_of_level(logits.detach(), deltas.detach(), anchors, sizes, per_level, settings.nms_iou)
+            for logits, deltas, anchors in zip(*output)
+        ]
+        boxes, scores = (torch.cat(parts, dim=1) for parts in zip(*levels))
+        score, order = scores.topk(min(wanted, scores.shape[1]))
+        return Proposals(take_rows(boxes, order), score.clamp(min=0), score >= 0)
 
     def losses(
         self, output: RpnOutput, sizes: Float[Tensor, "b 2"], objects: Sequence[Float[Tensor, "_g 4"]]
@@ -168,11 +163,11 @@ class RpnHead(nn.Module):
 
 
 def _best_of_level(
-    logits: Tensor, deltas: Tensor, anchors: Tensor, size: Tensor, count: int, nms_iou: float
+    logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Tensor, count: int, nms_iou: float
 ) -> tuple[Tensor, Tensor]:
-    """The best `count` boxes of one level of one image, and their scores, -1 where suppressed or without area."""
-    score, index = logits.sigmoid().topk(min(count, len(logits)))
-    boxes = clip_boxes(decode_boxes(anchors[index], deltas[index], _STDS), size)
+    """The best `count` boxes of a level of each image, and their scores, -1 where suppressed or without area."""
+    score, index = logits.sigmoid().topk(min(count, len(anchors)))
+    boxes = clip_boxes(decode_boxes(anchors[index], take_rows(deltas, index), _STDS), sizes[:, None])
     kept = has_area(boxes)
     kept = kept & nms_mask(boxes, torch.where(kept, score, -1.0), nms_iou)
     return boxes, torch.where(kept, score, -1.0)

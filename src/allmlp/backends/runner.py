@@ -47,12 +47,15 @@ def set_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
-def open_network(network: nn.Module, backend: str = "eager", threads: int | None = None) -> Runner:
+def open_network(
+    network: nn.Module, backend: str = "eager", threads: int | None = None, channels_last: bool | None = None
+) -> Runner:
     """A module that takes one tensor and gives one, or a flat tuple of them, in evaluation mode on the CPU.
 
     Args:
         backend: "eager" or "compile", which compiles at the first call and anew for a second batch size.
         threads: see `set_threads`.
+        channels_last: the memory layout of images and weights; None chooses by the network.
 
     Raises:
         InputError: another backend.
@@ -64,7 +67,7 @@ def open_network(network: nn.Module, backend: str = "eager", threads: int | None
             f"backend: wanted eager or compile for a network in memory; got {backend!r}. Export it first: allmlp export"
         )
     set_threads(threads)
-    return NetworkRunner(network, backend)
+    return NetworkRunner(network, backend, channels_last)
 
 
 def open_file(path: str | Path, backend: str | None = None, threads: int | None = None) -> Runner:

@@ -24,12 +24,12 @@ def as_arrays(found: Tensor | Sequence[Tensor]) -> list[np.ndarray]:
 class NetworkRunner(Runner):
     """A module in evaluation mode, "eager" or "compile"; it moves to channels-last memory where that suits it."""
 
-    def __init__(self, network: nn.Module, backend: str) -> None:
+    def __init__(self, network: nn.Module, backend: str, channels_last: bool | None = None) -> None:
         self.name = backend
         self.inputs = ["images"]
         self.outputs = list(getattr(network, "output_names", ["output"]))
         self.network = network.eval()
-        self.channels_last = likes_channels_last(network)
+        self.channels_last = likes_channels_last(network) if channels_last is None else channels_last
         if self.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._call: Any = torch.compile(network, dynamic=False) if backend == "compile" else network

@@ -74,7 +74,7 @@ class _Block(nn.Module):
         self.kernels = []
         self.fc3_bn = nn.Identity()
         self.fc3.weight.copy_(weight[..., None, None])
-        self.fc3.bias = nn.Parameter(bias)
+        self.fc3.bias = nn.Parameter(bias.to(self.fc3.weight))
 
 
 class _Ffn(nn.Module):

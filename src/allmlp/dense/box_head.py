@@ -66,7 +66,7 @@ def take_class(per_class: Float[Tensor, "k j *r"], labels: Int[Tensor, "k"]) -> 
     """Row by row the entry of the row's label, or the only entry there is."""
     if per_class.shape[1] == 1:
         return per_class[:, 0]
-    return per_class[torch.arange(len(labels), device=labels.device), labels]
+    return per_class[torch.arange(labels.shape[0], device=labels.device), labels]
 
 
 def box_losses(

@@ -62,6 +62,6 @@ def pool_regions(
 def to_regions(boxes: Float[Tensor, "_b _n 4"] | Sequence[Float[Tensor, "_n 4"]]) -> Float[Tensor, "k 5"]:
     """One list of regions from one list of boxes an image."""
     if isinstance(boxes, Tensor):
-        image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)[:, None, None]
+        image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
         return torch.cat([image.expand(-1, boxes.shape[1], 1), boxes], dim=2).flatten(0, 1)
     return torch.cat([torch.cat([b.new_full((len(b), 1), i), b], dim=1) for i, b in enumerate(boxes)])

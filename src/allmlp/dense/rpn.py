@@ -93,7 +93,7 @@ class RpnHead(nn.Module):
             hidden = F.relu(self.conv(features))
             output.logits.append(at_least_float32(self.objectness(hidden)).permute(0, 2, 3, 1).flatten(1))
             output.deltas.append(
-                at_least_float32(self.deltas(hidden)).permute(0, 2, 3, 1).reshape(len(features), -1, 4)
+                at_least_float32(self.deltas(hidden)).permute(0, 2, 3, 1).reshape(features.shape[0], -1, 4)
             )
             size = (features.shape[-2], features.shape[-1])
             precision = output.logits[0].dtype

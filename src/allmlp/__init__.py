@@ -4,6 +4,8 @@ Importing this package loads neither torch nor timm; each public name loads its 
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from allmlp._version import __version__
@@ -38,3 +40,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_WHERE})
+
+
+class _Root(ModuleType):
+    """Python binds an imported subpackage to its parent's attribute of that name; `allmlp.export` stays the verb."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Root

@@ -25,5 +25,5 @@ class OnnxRunner(Runner):
         self.inputs = [value.name for value in self.session.get_inputs()]
         self.outputs = [value.name for value in self.session.get_outputs()]
 
-    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        return self.session.run(None, {self.inputs[0]: images})
+    def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        return self.session.run(None, dict(zip(self.inputs, arrays, strict=True)))

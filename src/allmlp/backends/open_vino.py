@@ -1,11 +1,21 @@
 """Run an OpenVINO or ONNX file by OpenVINO on the CPU."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allmlp.backends.runner import Runner
+
+
+def import_openvino() -> Any:
+    """The library, without the statistics of use that it else sends to its makers when it is imported."""
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO then takes its own stub
+    import openvino
+
+    return openvino
 
 
 class OpenVinoRunner(Runner):
@@ -17,8 +27,7 @@ class OpenVinoRunner(Runner):
     name = "openvino"
 
     def __init__(self, path: Path, threads: int) -> None:
-        import openvino
-
+        openvino = import_openvino()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
@@ -32,6 +41,6 @@ class OpenVinoRunner(Runner):
             min(port.get_names(), default=f"output{place}") for place, port in enumerate(self.model.outputs)
         ]
 
-    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        found = self.request.infer([images], share_inputs=True)
+    def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        found = self.request.infer(list(arrays), share_inputs=True)
         return [np.array(found[place]) for place in range(len(self.outputs))]

@@ -20,5 +20,5 @@ class PackageRunner(Runner):
         self.outputs = ["output"]
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        return as_arrays(self._call(torch.from_numpy(images)))
+    def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        return as_arrays(self._call(*map(torch.from_numpy, arrays)))

@@ -28,8 +28,13 @@ class Runner(abc.ABC):
     outputs: list[str]
 
     @abc.abstractmethod
-    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        """Every output of a batch: float32 (b, c, h, w), or uint8 (b, h, w, c) where the file takes raw images."""
+    def __call__(self, images: np.ndarray, *more: np.ndarray) -> list[np.ndarray]:
+        """Every output of a batch.
+
+        Args:
+            images: float32 (b, c, h, w), or uint8 (b, h, w, c) where the file takes raw images.
+            more: what else the network takes: of detectors the sizes (b, 2) of the images inside their canvas.
+        """
 
 
 def set_threads(threads: int | None) -> int:

@@ -11,7 +11,7 @@ from allmlp.backends.runner import Runner
 
 
 def likes_channels_last(network: nn.Module) -> bool:
-    """Whether convolutions do most of a network's work: more of them than of linear layers, beside a patch embedding."""
+    """Whether most of a network's layers are convolutions over neighbours."""
     convs = sum(isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) for module in network.modules())
     return convs > max(2, sum(isinstance(module, nn.Linear) for module in network.modules()))
 
@@ -26,17 +26,17 @@ class NetworkRunner(Runner):
 
     def __init__(self, network: nn.Module, backend: str, channels_last: bool | None = None) -> None:
         self.name = backend
-        self.inputs = ["images"]
+        self.inputs = list(getattr(network, "input_names", ["images"]))
         self.outputs = list(getattr(network, "output_names", ["output"]))
         self.network = network.eval()
         self.channels_last = likes_channels_last(network) if channels_last is None else channels_last
         if self.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         self._call: Any = torch.compile(network, dynamic=False) if backend == "compile" else network
 
     @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+    def __call__(self, images: np.ndarray, *more: np.ndarray) -> list[np.ndarray]:
         x = torch.from_numpy(images)
         if self.channels_last and x.ndim == 4 and x.dtype == torch.float32:
             x = x.contiguous(memory_format=torch.channels_last)
-        return as_arrays(self._call(x))
+        return as_arrays(self._call(x, *map(torch.from_numpy, more)))

@@ -49,6 +49,10 @@ def _(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
+NMS_OPERATOR = torch.ops.allmlp.nms_mask.default
+"""`nms_mask` as it stands in exported programs."""
+
+
 def take_rows(values: Float[Tensor, "b n 4"], index: Int[Tensor, "b m"]) -> Float[Tensor, "b m 4"]:
     """The boxes of each image at these places."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

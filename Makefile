@@ -51,8 +51,9 @@ format: $(READY) ## let ruff mend what it can
 zoo: $(READY) ## write docs/zoo.md anew
 	$(BIN)/python docs/make_zoo.py
 
-bench: $(READY) ## speed of the input pipeline
+bench: $(READY) ## measure all of docs/performance.md anew; nothing else should run meanwhile
 	$(BIN)/python benchmarks/input_pipeline.py
+	$(BIN)/python benchmarks/speed.py infer train resolution
 
 clean: ## remove .venv and caches; run folders stay
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

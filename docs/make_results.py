@@ -1,8 +1,10 @@
-"""Put the tables of docs/results/*.csv, which `allmlp compare` wrote, into docs/results.md.
+"""Put the tables of docs/results/*.csv into docs/results.md and docs/performance.md.
+
+The ones of the first page are from `allmlp compare`, those of the second are written by `benchmarks/speed.py`:
 
     cp COMPARISON/table.csv docs/results/NAME.csv && python docs/make_results.py
 
-A table stands between the lines `<!-- NAME -->` and `<!-- end -->`.
+A table stands between the lines `<!-- NAME -->` and `<!-- end -->`; one without a file stays as it is.
 """
 
 import csv
@@ -22,18 +24,18 @@ def table(path: Path) -> str:
 
 def with_tables(text: str) -> str:
     """The page with every table as its file has it now."""
-    return re.sub(
-        r"<!-- (\w+) -->\n.*?<!-- end -->",
-        lambda match: f"<!-- {match[1]} -->\n{table(HERE / 'results' / f'{match[1]}.csv')}<!-- end -->",
-        text,
-        flags=re.DOTALL,
-    )
+
+    def renewed(match: re.Match[str]) -> str:
+        path = HERE / "results" / f"{match[1]}.csv"
+        return f"<!-- {match[1]} -->\n{table(path)}<!-- end -->" if path.is_file() else match[0]
+
+    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", renewed, text, flags=re.DOTALL)
 
 
 def main() -> None:
-    """Write the page."""
-    page = HERE / "results.md"
-    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the pages."""
+    for page in (HERE / "results.md", HERE / "performance.md"):
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

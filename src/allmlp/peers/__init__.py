@@ -35,9 +35,9 @@ _PEERS: dict[type[nn.Module], dict[str, Build]] = {
 }
 
 
-def peer_forms(model: nn.Module) -> list[str]:
-    """The peers that there are for a model: "authors", "timm", both or none."""
-    return list(_PEERS.get(type(model), {}))
+def peer_forms(model_class: type[nn.Module]) -> list[str]:
+    """The peers that there are for models of a class: "authors", "timm", both or none."""
+    return list(_PEERS.get(model_class, {}))
 
 
 def create_peer(model: nn.Module, form: str) -> nn.Module:
@@ -47,7 +47,7 @@ def create_peer(model: nn.Module, form: str) -> nn.Module:
 
     Args:
         model: one of ours.
-        form: one of `peer_forms(model)`.
+        form: one of `peer_forms(type(model))`.
 
     Raises:
         InputError: there is no such peer, it cannot be built with the model's arguments, or the model is folded.

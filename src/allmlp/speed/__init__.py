@@ -1,0 +1,1 @@
+"""How fast networks run: contestants that agree, timed in turns beside the machine's matrix-multiply ceiling."""

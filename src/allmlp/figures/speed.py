@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from allmlp.figures.style import COLOURS, INK, house_style, legend_below, new_figure
 from allmlp.speed.results import Row, groups
@@ -85,5 +85,8 @@ def draw_resolution(rows: Sequence[Row]) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="image side, pixels", ylabel="ms an image")
         axes.set_xticks([height * width for height, width in sides], [str(height) for height, _ in sides])
         axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         legend_below([axes], figure)
         return figure

@@ -143,11 +143,9 @@ def judge(rows: Sequence[Row]) -> Verdict:
     """Of one group's rows."""
     timed = sorted((row for row in rows if row.median_ms is not None), key=lambda row: -(row.images_per_second or 0))
     peers = [row for row in timed if row.same and not row.own]
-    return Verdict(
-        next((row for row in timed if row.own), None),
-        next(iter(peers), None),
-        next((row for row in peers if row.name in ("authors eager", "timm eager")), None),
-    )
+    eager = sorted((row for row in peers if row.name in ("authors eager", "timm eager")), key=lambda row: row.form)
+    own = [row for row in timed if row.own]
+    return Verdict(*(next(iter(some), None) for some in (own, peers, eager)))
 
 
 def groups(rows: Sequence[Row]) -> list[list[Row]]:

@@ -12,6 +12,7 @@ everything else before: what is busy beside it is measured with it.
 
 import argparse
 import csv
+import os
 import shutil
 import statistics
 import subprocess
@@ -19,6 +20,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as on the command line, before torch is loaded
 
 import allmlp
 from allmlp.speed.results import Row, Verdict, groups, judge

@@ -82,7 +82,8 @@ def prepare(
                 with _quiet():
                     (_prepare_training if train else _prepare_inference)(contestant, files, wanted, threads)
             except Exception as error:
-                contestant.problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] or '?'}"
+                first_line = str(error).strip().partition("\n")[0]
+                contestant.problem = f"{type(error).__name__}: {first_line[:200]}"
             if contestant.difference is not None and not contestant.difference <= TOLERANCE:
                 contestant.problem = f"wrong: outputs differ by {contestant.difference:.1e} standard deviations"
             prepared.append(contestant)
@@ -125,7 +126,7 @@ def _run_training(network: nn.Module, images: torch.Tensor) -> Outputs:
 def _distance(mine: Outputs, wanted: Outputs) -> float:
     (logits, norm), (truth, size) = mine, wanted
     apart = ((logits - truth).abs().max() / truth.std()).item()
-    return max(apart, abs(norm - size) / size) if size else apart
+    return torch.tensor([apart, abs(norm - size) / size if size else 0.0]).max().item()  # NaN if either is
 
 
 def _prepare_inference(contestant: Contestant, files: _Files, wanted: Outputs, threads: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from allmlp.errors import InputError
@@ -74,7 +75,7 @@ def check_subject(model: str, against: Sequence[str] | None) -> None:
 def open_subject(
     model: str, img_size: int | None, against: Sequence[str] | None, train: bool, seed: int = 0
 ) -> Subject:
-    """Build a model and what it is measured against, all with the same weights.
+    """Build a model and what it is measured against, all with the same weights and without stochastic depth.
 
     Args:
         model: a name, `timm/NAME`, or a run folder, whose weights are taken as they are.
@@ -87,6 +88,9 @@ def open_subject(
         InputError: no such peer, a size that it cannot take, or a run of another task.
     """
     name, network, size = _open(model, img_size, seed)
+    for module in network.modules():
+        if isinstance(module, DropPath):  # a peer has none
+            module.drop_prob = 0.0
     macs = count_macs(network, size)
     own = "ours" if isinstance(network, AllMlpModel) else "timm"
     forms = [Form(own, network.train() if train else _for_inference(network), macs)]

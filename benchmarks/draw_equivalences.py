@@ -111,9 +111,9 @@ def field_of_view(depth: int, shift_size: int, dilation: int, norms: bool) -> to
     if not norms:
         for block in blocks:
             block.norm1 = block.norm2 = block.axial_shift.norm1 = block.axial_shift.norm2 = nn.Identity()
-    x = torch.randn(1, 13, 13, 20, dtype=torch.double, requires_grad=True)
-    blocks(x)[0, 6, 6].sum().backward()
-    return (x.grad[0].abs().sum(2) > 0).float()
+    x = torch.randn(1, 20, 13, 13, dtype=torch.double, requires_grad=True)
+    blocks(x)[0, :, 6, 6].sum().backward()
+    return (x.grad[0].abs().sum(0) > 0).float()
 
 
 def axial() -> Figure:

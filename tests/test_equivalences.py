@@ -232,8 +232,7 @@ def test_a_shift_and_a_1x1_convolution_are_one_sparse_convolution(channels, shif
 
 def test_an_axial_shift_layer_is_four_convolutions():
     layer = shaken(AxialShift(12, 5, 1, "zeros", True, False))
-    x = torch.randn(2, 7, 8, 12, dtype=torch.double)
-    maps = x.permute(0, 3, 1, 2)
+    maps = torch.randn(2, 12, 7, 8, dtype=torch.double)
 
     def conv(y, linear):
         return F.conv2d(y, linear.weight[:, :, None, None], linear.bias)
@@ -244,7 +243,7 @@ def test_an_axial_shift_layer_is_four_convolutions():
         F.conv2d(t, down[:, :, :, None], layer.along_height.bias, padding=(2, 0))
     )
     t = conv(F.group_norm(t, 1, layer.norm2.weight, layer.norm2.bias), layer.proj_out)
-    assert same(layer(x), t.permute(0, 2, 3, 1))
+    assert same(layer(maps), t)
 
 
 def field_of_view(depth: int, shift_size: int, dilation: int = 1, norms: bool = False, side: int = 21) -> torch.Tensor:
@@ -254,9 +253,9 @@ def field_of_view(depth: int, shift_size: int, dilation: int = 1, norms: bool = 
     if not norms:
         for block in blocks:
             block.norm1 = block.norm2 = block.axial_shift.norm1 = block.axial_shift.norm2 = nn.Identity()
-    x = torch.randn(1, side, side, 20, dtype=torch.double, requires_grad=True)
-    blocks(x)[0, side // 2, side // 2].sum().backward()
-    return x.grad[0].abs().sum(2) > 0
+    x = torch.randn(1, 20, side, side, dtype=torch.double, requires_grad=True)
+    blocks(x)[0, :, side // 2, side // 2].sum().backward()
+    return x.grad[0].abs().sum(0) > 0
 
 
 @pytest.mark.parametrize(("shift_size", "dilation"), [(3, 1), (5, 1), (7, 1), (3, 2)])

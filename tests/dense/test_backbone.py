@@ -64,11 +64,8 @@ def test_outputs_are_the_authors(backbone, case):
 
 
 def test_inner_maps_are_the_authors(backbone, case):
-    def to_nchw(x):
-        return x.permute(0, 3, 1, 2)
-
     names = [stage["name"] for stage in case.manifest["stages"]]
-    golden_check.check_stages(backbone, case, {name: (ours(name), to_nchw) for name in names})
+    golden_check.check_stages(backbone, case, {name: (ours(name), lambda x: x) for name in names})
 
 
 def test_gradients_are_the_authors(backbone, case):

@@ -116,7 +116,7 @@ def test_golden_stages(golden, name):
         return ".".join(["stages", layer, *inside, PARTS[last] if "axial_shift" in inside else last])
 
     names = [stage["name"] for stage in case.manifest["stages"]]
-    check_stages(build(case), case, {name: (ours(name), lambda x: x.permute(0, 3, 1, 2)) for name in names})
+    check_stages(build(case), case, {name: (ours(name), lambda x: x) for name in names})
 
 
 @pytest.mark.parametrize(
@@ -202,12 +202,12 @@ def test_maps_of_any_size_as_the_segmentation_code(size, maps):
 
 def test_zeros_enter_the_norm_of_a_merge():
     merge = small().downsamples[0]
-    x = torch.randn(1, 5, 7, 12, dtype=torch.double)
-    padded = F.pad(x, (0, 0, 0, 1, 0, 1))
-    assert padded.shape == (1, 6, 8, 12)
+    x = torch.randn(1, 12, 5, 7, dtype=torch.double)
+    padded = F.pad(x, (0, 1, 0, 1))
+    assert padded.shape == (1, 12, 6, 8)
     assert torch.equal(merge(x), merge(padded))
-    inside = merge(x[:, :4, :6])  # had the zeros not counted, these cells would be the same
-    assert (merge(x)[:, :2, :3] - inside).abs().min() > 1e-6
+    inside = merge(x[:, :, :4, :6])  # had the zeros not counted, these cells would be the same
+    assert (merge(x)[:, :, :2, :3] - inside).abs().min() > 1e-6
 
 
 def test_the_detection_rule_refuses_odd_maps():
@@ -242,7 +242,7 @@ def test_the_norm_runs_over_the_whole_map():
     alone = model.forward_features(x)
     padded = model.forward_features(F.pad(x, (0, 32)))[..., :8]
     assert (alone - padded).abs().min() > 1e-9
-    pooled = model.norm(model.stages[0](model.stem(x)).mean((1, 2), keepdim=True)).flatten(1)
+    pooled = model.norm(model.stages[0](model.stem(x)).mean((2, 3), keepdim=True)).flatten(1)
     assert (model.forward_head(alone, pre_logits=True) - pooled).abs().max() > 1e-3
 
 
@@ -250,11 +250,11 @@ def test_the_order_of_merging_is_column_slow():
     merge = small().downsamples[0]
     seen = []
     merge.norm.register_forward_hook(lambda module, args, output: seen.append(args[0]))
-    x = torch.arange(2 * 2 * 12.0, dtype=torch.double).reshape(1, 2, 2, 12)
+    x = torch.arange(2 * 2 * 12.0, dtype=torch.double).reshape(1, 12, 2, 2)
     merge(x)
-    wanted = torch.cat([x[0, 0, 0], x[0, 1, 0], x[0, 0, 1], x[0, 1, 1]])
+    wanted = torch.cat([x[0, :, 0, 0], x[0, :, 1, 0], x[0, :, 0, 1], x[0, :, 1, 1]])
     assert torch.equal(seen[0].flatten(), wanted)
-    assert not torch.equal(F.pixel_unshuffle(x.permute(0, 3, 1, 2), 2).flatten(), wanted)
+    assert not torch.equal(F.pixel_unshuffle(x, 2).flatten(), wanted)
 
 
 # ---- training
@@ -307,7 +307,7 @@ def test_stochastic_depth_rises_linearly_over_all_blocks(name, rate, second):
 
 def test_both_branches_of_a_block_are_dropped_on_their_own():
     block = small(drop_path_rate=0.5, depths=(2,)).stages[0][1].train()
-    x = torch.randn(400, 2, 2, 12, dtype=torch.double)
+    x = torch.randn(400, 12, 2, 2, dtype=torch.double)
     seen = []
     block.drop_path.register_forward_hook(lambda m, args, y: seen.append((y.flatten(1) != 0).any(1)))
     block(x)

@@ -5,8 +5,7 @@ Source: svip-lab/AS-MLP @ dd1eb4f, models/as_mlp.py (MIT); for other image sizes
     @ c9838f9 and svip-lab/AS-MLP-Object-Detection @ f80ff38, models/backbones/asmlp.py (Apache-2.0).
 Differs: nothing at the authors' sizes (tests/models/test_as_mlp.py, golden numbers). Any image size is taken, as in the
     segmentation code; dilation and the other paddings are the paper's ablations, which no released code holds.
-Shapes: b batch, h w map, c channels of a stage. Maps are channels-last (b, h, w, c) inside, where every 1x1 convolution
-    is a linear layer; images and features that go in and out are (b, c, h, w).
+Shapes: b batch, h w map, c channels of a stage. Maps are (b, c, h, w), channels last in memory.
 """
 
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from torch.nn import functional as F
 
 from allmlp.convert.as_mlp import LAYOUTS
 from allmlp.errors import InputError
+from allmlp.layers import PointwiseLinear
 from allmlp.models._base import Size, records_arguments
 from allmlp.models._hierarchical import HierarchicalModel
 from allmlp.models._registry import register
@@ -30,9 +30,9 @@ torch.fx.wrap("axial_shift")  # reads sizes, so symbolic tracing keeps it as one
 
 
 @torch.fx.wrap
-def fill_up(x: Tensor, multiple: int, dims: tuple[int, int], padding: str) -> Tensor:
+def fill_up(x: Float[Tensor, "b c _h _w"], multiple: int, padding: str) -> Float[Tensor, "b c h w"]:
     """Append zero rows and columns until both sides are multiples, or raise if `padding` is "assert"."""
-    height, width = x.shape[dims[0]], x.shape[dims[1]]
+    height, width = x.shape[2], x.shape[3]
     below, right = -height % multiple, -width % multiple
     if not (below or right):
         return x
@@ -41,7 +41,7 @@ def fill_up(x: Tensor, multiple: int, dims: tuple[int, int], padding: str) -> Te
             f"Wanted a map whose sides {multiple} divides (merge_padding='assert'); got {height} x {width}. Pad the "
             "images to a multiple of 32, or build the model with merge_padding='pad'."
         )
-    return F.pad(x, [0, 0] * (x.ndim - 1 - dims[1]) + [0, right, 0, below])
+    return F.pad(x, [0, right, 0, below])
 
 
 class MapNorm(nn.GroupNorm):
@@ -50,9 +50,13 @@ class MapNorm(nn.GroupNorm):
     def __init__(self, channels: int, affine: bool = True) -> None:
         super().__init__(1, channels, eps=1e-5, affine=affine)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Normalise each sample's whole map."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if not torch.compiler.is_exporting():
+            return super().forward(x)
+        # The same, of whose graph runtimes make one node; a group norm becomes reshapes around an instance norm.
+        x = F.layer_norm(x, x.shape[1:], eps=self.eps)
+        return x if self.weight is None else torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
 
 
 class AxialShift(nn.Module):
@@ -61,19 +65,19 @@ class AxialShift(nn.Module):
     def __init__(self, dim: int, shift_size: int, dilation: int, padding: str, bias: bool, folded: bool) -> None:
         super().__init__()
         self.shift_size, self.dilation, self.padding = shift_size, dilation, padding
-        self.proj_in = nn.Linear(dim, dim, bias=bias or folded)
+        self.proj_in = PointwiseLinear(dim, dim, bias=bias or folded)
         self.norm1 = MapNorm(dim)
         self.act = nn.GELU()
-        self.along_width = nn.Linear(dim, dim, bias=bias)
-        self.along_height = nn.Linear(dim, dim, bias=bias)
+        self.along_width = PointwiseLinear(dim, dim, bias=bias)
+        self.along_height = PointwiseLinear(dim, dim, bias=bias)
         self.norm2 = MapNorm(dim, affine=not folded)
-        self.proj_out = nn.Linear(dim, dim, bias=bias or folded)
+        self.proj_out = PointwiseLinear(dim, dim, bias=bias or folded)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Mix each cell with the cells of its row and of its column."""
         x = self.act(self.norm1(self.proj_in(x)))
-        across = axial_shift(x, self.shift_size, 2, self.dilation, self.padding, channel_dim=3)
-        down = axial_shift(x, self.shift_size, 1, self.dilation, self.padding, channel_dim=3)
+        across = axial_shift(x, self.shift_size, 3, self.dilation, self.padding)
+        down = axial_shift(x, self.shift_size, 2, self.dilation, self.padding)
         x = self.act(self.along_width(across)) + self.act(self.along_height(down))
         return self.proj_out(self.norm2(x))
 
@@ -86,11 +90,11 @@ class ChannelMixing(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
+        self.fc1 = PointwiseLinear(dim, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc2 = PointwiseLinear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Mix each cell's channels."""
         return self.fc2(self.act(self.fc1(x)))
 
@@ -106,7 +110,7 @@ class AsMlpBlock(nn.Module):
         self.mlp = ChannelMixing(dim, hidden)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """One block of the paper's Figure 1."""
         x = x + self.drop_path(self.axial_shift(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
@@ -121,10 +125,10 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
         self.norm = MapNorm(dim) if norm else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b h w c"]:
-        """Images to a channels-last map."""
-        x = fill_up(x, self.patch_size, (2, 3), "pad")
-        return self.norm(self.proj(x).permute(0, 2, 3, 1).contiguous())
+    def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
+        """Images to a map, channels last in memory."""
+        x = fill_up(x, self.patch_size, "pad")
+        return self.norm(self.proj(x).contiguous(memory_format=torch.channels_last))
 
 
 class PatchMerging(nn.Module):
@@ -134,14 +138,19 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.padding = padding
         self.norm = MapNorm(4 * dim, affine=not folded)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=folded)
+        self.reduction = PointwiseLinear(4 * dim, 2 * dim, bias=folded)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h2 w2 d"]:
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         """Halve the sides; an odd one is filled up with zeros first, so they enter the norm."""
-        x = fill_up(x, 2, (1, 2), self.padding)
-        b, h, w, c = x.shape
+        x = fill_up(x, 2, self.padding)
+        if torch.compiler.is_exporting() and self.norm.weight is None:
+            # The norm is of all entries, so it can come before the stacking, which then is a convolution's.
+            weight = self.reduction.weight.unflatten(1, (2, 2, -1)).permute(0, 3, 2, 1)
+            return F.conv2d(self.norm(x), weight, self.reduction.bias, stride=2)
+        b, c, h, w = x.shape
         # The order of the four is (row, column) even-even, odd-even, even-odd, odd-odd: the column is the slow index.
-        x = x.reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5).reshape(b, h // 2, w // 2, 4 * c)
+        x = x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 4, 2, 5)
+        x = x.reshape(b, h // 2, w // 2, 4 * c).permute(0, 3, 1, 2)
         return self.reduction(self.norm(x))
 
 
@@ -229,10 +238,6 @@ class AsMlp(HierarchicalModel):
                 module.reset_parameters()
         if isinstance(self.head, nn.Linear):
             self.init_head(self.head)
-
-    def to_nchw(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
-        """A view with the channels second."""
-        return x.permute(0, 3, 1, 2)
 
     def resize_state(self, state: Any, old: Size, new: Size, method: str) -> dict[str, Tensor]:
         """The state itself: no tensor depends on the image size."""

@@ -1,5 +1,9 @@
 """Rows from times that are known."""
 
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -63,3 +67,25 @@ def test_without_peers_there_is_no_verdict_on_them():
 def test_rows_fall_into_what_was_timed_together():
     rows = rows_of(ours=[1.0]) + rows_of("train", ours=[1.0])
     assert [[row.mode for row in part] for part in groups(rows)] == [["infer"] * 2, ["train"] * 2]
+
+
+def test_the_summary_of_the_documentation():
+    path = Path(__file__).parents[2] / "benchmarks" / "speed.py"
+    spec = importlib.util.spec_from_file_location("speed_script", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    first = rows_of(ours=[1.0], authors=[3.0], timm=[2.0])
+    second = [replace(row, model="b") for row in rows_of(ours=[1.0], authors=[12.0])]
+    alone = [replace(row, model="c", batch=1) for row in rows_of(ours=[1.0])]
+    lines = script.summary([*first, *second, *alone])
+    titles = ["model", "batch", *script.TITLES]
+    assert all(len(line) == len(titles) for line in lines)
+    table = {(line[0], line[1]): dict(zip(titles, line)) for line in lines}
+    assert table["model", "4"]["fastest peer"] == "timm eager"
+    assert table["model", "4"]["times as fast (quartiles)"] == "2.00 (2.00 to 2.00)"
+    assert table["model", "4"]["times as fast as authors' in eager (quartiles)"] == "3.00 (3.00 to 3.00)"
+    assert table["c", "1"]["fastest peer"] == "none"
+    means = table["geometric mean", "4"]
+    assert means["times as fast as authors' in eager (quartiles)"] == "6.00"  # of 3 and 12
+    assert means["of ceiling %"] == "40"
+    assert table["geometric mean", "1"]["times as fast (quartiles)"] == ""

@@ -20,7 +20,7 @@ class Form(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor, *more: Tensor) -> Any:
+    def forward(self, images: Tensor) -> Any:
         """Normalised images float32 (b, c, h, w) to logits: (b, n) of a classifier, (b, n, h, w) of a segmenter."""
         return self.network(self.in_its_precision(images)).float()
 
@@ -44,9 +44,9 @@ class DetectorForm(Form):
         names = ("boxes", "scores", "labels", "counts", "masks")
         self.output_names = names if network.settings.roi.masks else names[:-1]
 
-    def forward(self, images: Tensor, *more: Tensor) -> Any:
+    def forward(self, images: Tensor, sizes: Tensor) -> Any:  # type: ignore[override]
         """Normalised images (b, c, h, w), each at the top left of its canvas, and their sizes float32 (b, 2) there."""
-        return tuple(part for part in self.network.detect(self.in_its_precision(images), *more) if part is not None)
+        return tuple(part for part in self.network.detect(self.in_its_precision(images), sizes) if part is not None)
 
 
 class RawForm(nn.Module):
@@ -64,10 +64,10 @@ class RawForm(nn.Module):
         self.register_buffer("factor", (1 / (255 * deviation))[:, None, None])
         self.register_buffer("offset", (average / deviation)[:, None, None])
 
-    def forward(self, images: Tensor, *sizes: Tensor) -> Any:
+    def forward(self, images: Tensor, sizes: Tensor | None = None) -> Any:
         """Pixels to results; detectors take the images' sizes too. Padding is to have the mean colour."""
         x = images.permute(0, 3, 1, 2).float() * self.factor - self.offset  # type: ignore[operator]
-        found = self.form(x, *sizes)
+        found = self.form(x) if sizes is None else self.form(x, sizes)
         if self.task == "classify":
             return found.float().softmax(dim=1)
         return found.argmax(dim=1).to(torch.uint8) if self.task == "segment" else found

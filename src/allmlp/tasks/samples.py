@@ -6,7 +6,7 @@ Shapes: b images, c channels, h x w pixels.
 import glob
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,14 +14,17 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from allmlp.data import ImageSpec, build_transform, open_classification, open_images
+from allmlp.data import ImageSpec, UnreadableImageError, build_transform, open_classification, open_images
+from allmlp.data.dense_batches import pad_images
+from allmlp.data.dense_transforms import build_view_transform
 from allmlp.data.image_file import as_seen, read_image
 from allmlp.errors import InputError
 from allmlp.recipes.schema import DataGroup
 from allmlp.runs import SavedModel
+from allmlp.runs.dense import view_of
 from allmlp.runs.dense_data import open_label_maps, open_objects
 from allmlp.tasks.detect_prediction import to_image
-from allmlp.tasks.pictures import Picture
+from allmlp.tasks.pictures import Picture, open_pictures
 
 
 def own_pictures(saved: SavedModel, part: str, count: int) -> tuple[list[Picture], str]:
@@ -73,6 +76,38 @@ def named_pictures(saved: SavedModel, group: DataGroup, part: str, count: int) -
     data = open_objects(group, False, channels) if saved.task == "detect" else open_label_maps(group, channels)
     source: Any = getattr(data, part).source
     return [read_image(source.path(place), channels) for place in _spread(len(source), count)]
+
+
+def first_seen(saved: SavedModel, inputs: list[Any], count: int) -> Tensor:
+    """The first readable pictures of those that a person names, as a network sees them, (b, c, h, w), b <= `count`.
+
+    Of a detector or segmenter only pictures that are seen at the size of the first.
+
+    Raises:
+        InputError: none can be read.
+    """
+    names, load = open_pictures(inputs, saved.spec.channels)
+    seen: list[Tensor] = []
+    for place in range(len(names)):
+        try:
+            picture = load(place)
+        except UnreadableImageError:
+            continue
+        if saved.task == "classify":
+            seen.append(build_transform(saved.spec)(picture))
+        else:
+            transform = build_view_transform(saved.spec, view_of(saved.config))
+            image = transform(to_image(picture), {})[0].as_subclass(Tensor)
+            # Segmenters pad for themselves.
+            detects = saved.task == "detect"
+            seen.append(pad_images([image], 32, cast(Any, saved.network).canvas)[0] if detects else image)
+        if seen[-1].shape != seen[0].shape:
+            seen.pop()
+        if len(seen) == count:
+            break
+    if not seen:
+        raise InputError(f"Wanted images; none of the {len(names)} files can be read.")
+    return torch.stack(seen)
 
 
 def _spread(length: int, count: int) -> list[int]:

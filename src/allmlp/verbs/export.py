@@ -1,7 +1,7 @@
 """Write a trained model for another runtime: `allmlp export RUN to=onnx`, `precision=int8 calibrate=digits`."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,44 +209,59 @@ class _Job:
         """The quantised form, judged on held-out images before and after.
 
         Raises:
-            InputError: it loses more than `max_drop`.
+            InputError: it loses more than `max_drop`, or there are too few pictures.
         """
         import tempfile
 
-        from allmlp.export.folder import size_of
-        from allmlp.export.int8 import quantise_onnx, quantise_openvino
+        from allmlp.export.int8 import WAYS
         from allmlp.tasks.accuracy import own_judge
         from allmlp.tasks.samples import other_pictures
 
-        inputs = _arrays(self.saved, self.spec, other_pictures(self.saved, calibrate, samples), self.raw)
-        size = self.batch or 1
-        batches = [
-            tuple(part[start : start + size].numpy() for part in inputs)
-            for start in range(0, len(inputs[0]) - size + 1, size)
-        ]
-        if not batches:
-            raise InputError(
-                f"calibrate: wanted at least {size} pictures, one batch; {calibrate} has {len(inputs[0])}."
-            )
-        with tempfile.TemporaryDirectory() as scratch:
-            whole = Path(scratch) / self.file.name
-            self.write_graph(whole)
-            quantise = quantise_onnx if self.to == "onnx" else quantise_openvino
-            quantise(whole, self.file, batches)
-            facts: dict[str, Any] = {"bytes_before": size_of(whole.parent)}
-        facts["calibrated_on"] = [len(batches) * size, calibrate]
+        pictures = other_pictures(self.saved, calibrate, samples)
         judge = own_judge(self.saved, self.spec)
-        if judge is None or self.raw:
-            return facts
-        before, after = judge.measure(self.form.network), judge.measure(self.stand_in())
-        facts["accuracy"] = {"metric": judge.metric, "images": judge.images, "before": before, "after": after}
-        if before - after > max_drop:
-            raise InputError(
-                f"Wanted to lose at most {100 * max_drop:.2f} points of {judge.metric} by int8; on {judge.images} "
-                f"held-out images it fell from {100 * before:.2f} to {100 * after:.2f} %. Calibrate on more or "
-                "other pictures (samples=..., calibrate=...), allow more (max_drop=...), or take precision=fp16."
+        before = 0.0 if judge is None else judge.measure(_network_of(self.form))
+        accuracy: dict[str, Any] | None = None
+        with tempfile.TemporaryDirectory() as scratch:
+            # What takes pixels gives no logits to judge by; the same graph without its first and last steps does.
+            judged = (
+                replace(self, raw=False, form=self.form.form, file=Path(scratch) / self.file.name) if self.raw else self
             )
-        return facts
+            for way in WAYS if judge is not None else WAYS[:1]:
+                size = judged.quantise(pictures, Path(scratch), way)
+                if judge is None:
+                    continue
+                after = judge.measure(judged.stand_in())
+                accuracy = {"metric": judge.metric, "images": judge.images, "before": before, "after": after}
+                if before - after <= max_drop:
+                    break
+            if judged is not self:
+                size = self.quantise(pictures, Path(scratch), way)
+        if accuracy is not None and before - accuracy["after"] > max_drop:
+            raise InputError(
+                f"Wanted to lose at most {100 * max_drop:.2f} points of {accuracy['metric']} by int8; on "
+                f"{accuracy['images']} held-out images it fell from {100 * before:.2f} to "
+                f"{100 * accuracy['after']:.2f} %. Calibrate on more or other pictures (samples=..., calibrate=...), "
+                "allow more (max_drop=...), or take precision=fp16."
+            )
+        return {"bytes_before": size, "calibrated_on": [len(pictures), calibrate], "accuracy": accuracy}
+
+    def quantise(self, pictures: Any, scratch: Path, way: int) -> int:
+        """Write the quantised form by one of the library's ways; bytes of the form in single precision."""
+        from allmlp.export.folder import size_of
+        from allmlp.export.int8 import quantise_onnx, quantise_openvino
+
+        inputs = _arrays(self.saved, self.spec, pictures, self.raw)
+        size = self.batch or 1
+        starts = range(0, len(inputs[0]) - size + 1, size)
+        if not starts:
+            raise InputError(f"calibrate: wanted at least {size} pictures, one batch; got {len(inputs[0])}.")
+        whole = scratch / ("raw" if self.raw else "plain") / self.file.name
+        if not whole.is_file():
+            whole.parent.mkdir()
+            self.write_graph(whole)
+        batches = [tuple(part[start : start + size].numpy() for part in inputs) for start in starts]
+        (quantise_onnx if self.to == "onnx" else quantise_openvino)(whole, self.file, batches, way)
+        return size_of(whole.parent)
 
     def stand_in(self) -> Any:
         """The file in its runtime, in the place of the network."""
@@ -254,7 +269,7 @@ class _Job:
         from allmlp.backends.stand_in import StandIn
 
         shape = (self.spec.channels, *self.spec.size)
-        found = StandIn(self.form.network, open_file(self.file), shape, self.saved.task, self.batch)
+        found = StandIn(_network_of(self.form), open_file(self.file), shape, self.saved.task, self.batch)
         found.canvas = self.spec.size
         return found
 
@@ -264,7 +279,7 @@ class _Job:
 
         from allmlp.runs import save_weights, write_json
 
-        network, config = self.form.network, dict(self.saved.config)
+        network, config = _network_of(self.form), dict(self.saved.config)
         arguments = getattr(network, "arguments", {})
         if not arguments and "img_size" in config["model_args"]:
             arguments = {"img_size": self.spec.size}
@@ -314,6 +329,11 @@ class _Job:
             "compared": str(parity),
             "compared_on": [parity.images, self.source],
         }
+
+
+def _network_of(form: Any) -> Any:
+    """The network inside a form."""
+    return getattr(form, "form", form).network
 
 
 def _arrays(saved: "SavedModel", spec: "ImageSpec", pictures: Any, raw: bool) -> "tuple[Tensor, ...]":

@@ -10,7 +10,8 @@ from allmlp.verbs._console import counting, make_console, say
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-_COMMON = ("out", "device", "batch_size", "progress")
+_TRIED = 8  # images that a backend is compared and timed on
+_COMMON = ("out", "device", "batch_size", "backend", "progress")
 
 
 def predict(
@@ -19,6 +20,7 @@ def predict(
     out: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 32,
+    backend: str = "eager",
     progress: str = "auto",
     **options: Any,
 ) -> Any:
@@ -30,6 +32,8 @@ def predict(
         out: a folder for pictures with the prediction on them and predictions.jsonl; "-" (command line) prints JSON
             lines instead of a table.
         device: auto, cpu, cuda or mps. batch_size: images at a time. progress: "none" keeps silent.
+        backend: what computes, on the CPU: eager, compile, onnxruntime, openvino, pt2, or auto, the fastest of the
+            quickly made ones that agrees with PyTorch; the choice and the files stay in the run folder.
         options: for classification `top`, how many classes to name (default 5).
 
     Returns:
@@ -47,6 +51,12 @@ def predict(
     if not files:
         raise InputError("Wanted image files, folders or globs after the run folder; got none.")
     saved = load_model(run)
+    if backend != "eager":
+        if device not in ("auto", "cpu"):
+            raise InputError(f"backend={backend} runs on the CPU; got device={device}. Leave one of them out.")
+        saved, note = _with_backend(saved, list(files), backend, batch_size)
+        device = "cpu"
+        say(make_console(progress), note)
     function = task_part(saved.task, "prediction").predict_files
     hints = typing.get_type_hints(function)
     known = [*_COMMON, *(name for name in hints if name not in (*_COMMON, "saved", "inputs", "begin", "return"))]
@@ -70,17 +80,28 @@ def predict(
     return found
 
 
+def _with_backend(saved: Any, inputs: list[Any], backend: str, batch_size: int) -> tuple[Any, str]:
+    """The saved model with a backend, tried on the first of the images that it is to see."""
+    from allmlp.export.choice import with_backend
+    from allmlp.tasks.samples import first_seen
+
+    return with_backend(saved, backend, first_seen(saved, inputs, min(batch_size, _TRIED)))
+
+
 def command(
     run: str,
     *files: str,
     out: str | None = None,
     device: str = "auto",
     batch_size: int = 32,
+    backend: str = "eager",
     progress: str = "auto",
     **options: Any,
 ) -> tuple[Any, bool]:
     """The command line's form of `predict`: also says whether JSON lines were asked for."""
-    found = predict(run, *files, out=out, device=device, batch_size=batch_size, progress=progress, **options)
+    found = predict(
+        run, *files, out=out, device=device, batch_size=batch_size, backend=backend, progress=progress, **options
+    )
     return found, out == "-"
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/speed.py infer train resolution
 
-- infer: batches of 1 and 8 by eager, ONNX Runtime and OpenVINO, against the authors' form and timm on the same;
+- infer: batches of 1 and 8 by eager, compile, ONNX Runtime and OpenVINO, against the authors' form and timm on the
+  same. Compiling takes most of the time; `--batch 8 --backend eager onnxruntime openvino` leaves it out;
 - train: a step at batch 8 against the same in eager;
 - resolution: one image of 224 to 896 pixels.
 
@@ -28,6 +29,7 @@ from allmlp.speed.results import Row, Verdict, groups, judge
 from allmlp.verbs.benchmark import Benchmark
 
 MODELS = ("mixer_b16", "resmlp_s24", "ff_base", "eamlp_14", "as_mlp_t", "repmlpnet_t224")
+BACKENDS = ("eager", "compile", "onnxruntime", "openvino")
 SIZES = (224, 448, 672, 896)
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -35,7 +37,11 @@ DOCS = Path(__file__).parents[1] / "docs"
 def infer(arguments: argparse.Namespace) -> None:
     """Inference at small batches."""
     result = measure(
-        arguments, "infer", batch=arguments.batch or (1, 8), backend=arguments.backend, rounds=arguments.rounds or 10
+        arguments,
+        "infer",
+        batch=arguments.batch or (1, 8),
+        backend=arguments.backend or BACKENDS,
+        rounds=arguments.rounds or 10,
     )
     write_table("speed_infer", [["model", "batch", *TITLES], *summary(result.rows)])
     shutil.copy(result.folder / "speed.png", DOCS / "figures" / "speed_infer.png")
@@ -176,7 +182,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batch", nargs="+", type=int, help="of infer and train")
-    parser.add_argument("--backend", nargs="+", help="of infer; default eager, onnxruntime and openvino")
+    parser.add_argument("--backend", nargs="+", help=f"of infer; default {' '.join(BACKENDS)}")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--threads", type=int, help="default torch's own number")
     arguments = parser.parse_args()

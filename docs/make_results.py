@@ -4,7 +4,8 @@ The ones of the first page are from `allmlp compare`, those of the second are wr
 
     cp COMPARISON/table.csv docs/results/NAME.csv && python docs/make_results.py
 
-A table stands between the lines `<!-- NAME -->` and `<!-- end -->`; one without a file stays as it is.
+A table stands between the lines `<!-- NAME -->` and `<!-- end -->`; one without a file stays as it is. docs/figures/NAME.png,
+if there is one, follows its table.
 """
 
 import csv
@@ -26,8 +27,11 @@ def with_tables(text: str) -> str:
     """The page with every table as its file has it now."""
 
     def renewed(match: re.Match[str]) -> str:
-        path = HERE / "results" / f"{match[1]}.csv"
-        return f"<!-- {match[1]} -->\n{table(path)}<!-- end -->" if path.is_file() else match[0]
+        path, figure = HERE / "results" / f"{match[1]}.csv", HERE / "figures" / f"{match[1]}.png"
+        if not path.is_file():
+            return match[0]
+        picture = f"\n![{match[1].replace('_', ' ')}](figures/{figure.name})\n" if figure.is_file() else ""
+        return f"<!-- {match[1]} -->\n{table(path)}{picture}<!-- end -->"
 
     return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", renewed, text, flags=re.DOTALL)
 

@@ -29,7 +29,7 @@ def test_bars_stand_beside_the_ceiling():
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [100.0, 150.0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["ours eager", "ours openvino"]
-    assert [text.get_text() for text in axes.texts] == [" 50%", " 75%"]
+    assert [text.get_text() for text in axes.texts] == [" 50% ", " 75% "]
     assert list(axes.lines[0].get_xdata()) == [200.0, 200.0]
     assert png_bytes(figure)
 

@@ -7,7 +7,7 @@ from allmlp.speed import ceiling
 
 def test_the_fastest_shape_is_kept(monkeypatch):
     monkeypatch.setattr(ceiling, "SHAPES", ((2, 2, 2), (256, 128, 64)))
-    monkeypatch.setattr(ceiling, "SUSTAINED_SECONDS", 0.005)
+    monkeypatch.setattr(ceiling, "TURN_SECONDS", 0.005)
     found = ceiling.find_ceiling()
     assert found.shape == (256, 128, 64)  # the other one is all overhead
     assert found.flops == 2 * 256 * 128 * 64

@@ -21,7 +21,7 @@ QUICK = {"rounds": 2, "seconds": 1e-4, "memory": False, "progress": "none", "bac
 @pytest.fixture(autouse=True)
 def _small_ceiling(monkeypatch):
     monkeypatch.setattr(ceiling, "SHAPES", ((64, 64, 64),))
-    monkeypatch.setattr(ceiling, "SUSTAINED_SECONDS", 1e-3)
+    monkeypatch.setattr(ceiling, "TURN_SECONDS", 1e-3)
 
 
 def test_files_of_a_benchmark(tmp_path):

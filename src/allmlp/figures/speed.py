@@ -37,7 +37,15 @@ def _bars(axes: Any, rows: Sequence[Row], forms: Sequence[str]) -> None:
     places = range(len(rows))
     axes.barh(places, rates, color=[COLOURS[forms.index(row.form) % len(COLOURS)] for row in rows], height=0.75)
     for place, row, rate in zip(places, rows, rates):
-        axes.annotate(f" {row.share_of_ceiling:.0%}", (rate, place), va="center", fontsize=7, color=INK)
+        inside = rate > ceiling / 2
+        axes.annotate(
+            f" {row.share_of_ceiling:.0%} ",
+            (rate, place),
+            va="center",
+            ha="right" if inside else "left",
+            fontsize=7,
+            color="white" if inside else INK,
+        )
     axes.axvline(ceiling, color=INK, linestyle="--", linewidth=1)
     axes.set_yticks(list(places), [row.name for row in rows], fontsize=7)
     axes.invert_yaxis()

@@ -1,10 +1,12 @@
 """The machine's matrix-multiply ceiling: the largest sustained rate of a float32 product, on the same threads."""
 
-import time
+import statistics
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from allmlp.speed.rounds import run_rounds
 
 # (m, k, n) of (m, k) times (k, n): squares, and the tall ones that linear layers over many tokens are.
 SHAPES = (
@@ -15,7 +17,7 @@ SHAPES = (
     (4096, 1024, 4096),
     (4096, 4096, 1024),
 )
-SUSTAINED_SECONDS = 0.3
+TURN_SECONDS = 0.2
 
 
 @dataclass
@@ -35,17 +37,10 @@ class Ceiling:
 
 
 def find_ceiling() -> Ceiling:
-    """Run every one of `SHAPES` for `SUSTAINED_SECONDS` after a warm-up, and keep the one of the highest mean rate."""
-    found = []
-    for shape in SHAPES:
-        ceiling = _product(*shape)
-        ceiling()
-        count, start = 0, time.perf_counter()
-        while count == 0 or time.perf_counter() - start < SUSTAINED_SECONDS:
-            ceiling()
-            count += 1
-        found.append((count * ceiling.flops / (time.perf_counter() - start), ceiling))
-    return max(found, key=lambda pair: pair[0])[1]
+    """Run all of `SHAPES` in turns for a while, and keep the one of the highest median rate."""
+    found = [_product(*shape) for shape in SHAPES]
+    times = run_rounds({str(ceiling.shape): ceiling for ceiling in found}, rounds=3, seconds=TURN_SECONDS)
+    return max(found, key=lambda ceiling: ceiling.flops / statistics.median(times[str(ceiling.shape)].rounds))
 
 
 def _product(m: int, k: int, n: int) -> Ceiling:

@@ -4,8 +4,8 @@ The ones of the first page are from `allmlp compare`, those of the second are wr
 
     cp COMPARISON/table.csv docs/results/NAME.csv && python docs/make_results.py
 
-A table stands between the lines `<!-- NAME -->` and `<!-- end -->`; one without a file stays as it is. docs/figures/NAME.png,
-if there is one, follows its table.
+A table stands between the lines `<!-- NAME -->` and `<!-- end -->`; one without a file stays as it is. The
+picture docs/figures/NAME.png, if there is one, follows its table.
 """
 
 import csv

@@ -86,9 +86,9 @@ def randomise(network):
 @pytest.mark.parametrize("name", ["as_mlp_nano", "resmlp_nano", "timm/resnet10t"])
 def test_folded_networks_give_the_same(create, kind, name):
     network = create(kind, name, 3, "small", **BACKBONES[name]).double().eval()
-    if name == "timm/resnet10t" and kind == "mask_rcnn":
+    if name == "timm/resnet10t" and kind in ("mask_rcnn", "upernet"):
         with pytest.raises(InputError, match="to fold"):
-            allmlp.fold(network)  # nothing in it is of this package, nor has a batch norm of the heads'
+            allmlp.fold(network)  # the network is timm's, and these small heads hold no batch norm
         return
     randomise(network)
     folded = allmlp.fold(network)

@@ -88,6 +88,13 @@ def test_auxiliary_logits_are_those_of_a_slow_head(upernet):
         assert (segmenter.auxiliary_head(maps[2]) - wanted).abs().max() < 1e-9 * wanted.std()
 
 
+def test_only_small_upernets_lack_batch_norm():
+    for size, count in (("paper", 13), ("small", 0)):
+        with torch.device("meta"):
+            segmenter = create_segmenter("upernet", "as_mlp_t", size=size)
+        assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in segmenter.modules()) == count
+
+
 def test_training_adds_up_both_heads():
     segmenter = create_segmenter("upernet", size="small", num_classes=4).train()
     for module in segmenter.modules():

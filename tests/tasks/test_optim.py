@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from timm.optim import Muon
 from torch import nn
 
 from allmlp.errors import InputError
@@ -132,6 +133,7 @@ def test_freezing():
         ({}, torch.optim.AdamW),
         ({"opt": "momentum", "momentum": 0.8}, torch.optim.SGD),
         ({"opt": "adam", "betas": (0.8, 0.9), "eps": 1e-3}, torch.optim.Adam),
+        ({"opt": "nmuon", "momentum": 0.9}, Muon),
     ],
 )
 def test_optimisers_take_their_settings(settings, kind):

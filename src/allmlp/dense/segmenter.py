@@ -2,7 +2,7 @@
 
 Papers: UPerNet arXiv 1807.10221 with AS-MLP, arXiv 2107.08391, section 4.3; EANet arXiv 2105.02358, section 4.2.
 Source: svip-lab/AS-MLP-Semantic-Segmentation @ c9838f9 (Apache-2.0); MenghaoGuo/EANet @ 59c03cb (facts only).
-Differs: nothing in size="paper"; narrower layers in size="small".
+Differs: nothing in size="paper"; narrower layers in size="small", in UPerNet without batch norm.
 Shapes: b images, i image channels, n classes, h x w pixels.
 """
 
@@ -95,13 +95,14 @@ class UPerNet(Segmenter):
         num_classes: int,
         channels: int = 512,
         auxiliary_channels: int = 256,
+        norm: bool = True,
         folded: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
-        self.decode_head = UPerHead(backbone.channels, num_classes, channels, folded=folded)
-        self.auxiliary_head = FcnHead(backbone.channels[2], num_classes, auxiliary_channels, folded=folded)
+        self.decode_head = UPerHead(backbone.channels, num_classes, channels, norm=norm, folded=folded)
+        self.auxiliary_head = FcnHead(backbone.channels[2], num_classes, auxiliary_channels, norm=norm, folded=folded)
 
     @property
     def layouts(self) -> tuple[Layout, ...]:  # type: ignore[override]
@@ -186,6 +187,6 @@ def create_segmenter(
     if name == "eanet":
         segmenter = EaNet(body, num_classes, *((128, 32) if small else (512, 64)), folded)
     else:
-        segmenter = UPerNet(body, num_classes, *((64, 32) if small else (512, 256)), folded)
+        segmenter = UPerNet(body, num_classes, *((64, 32) if small else (512, 256)), norm=not small, folded=folded)
     segmenter.describe(name=name, backbone=backbone, num_classes=num_classes, size=size, **overrides)
     return segmenter

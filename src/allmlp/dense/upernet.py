@@ -9,13 +9,14 @@ Shapes: b images, n classes, c_l channels and h_l x w_l cells of level l, c chan
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from allmlp.dense.conv import ConvBnRelu, initialise
+from allmlp.dense.conv import conv_relu, initialise
 from allmlp.dense.pooling import average_pool
 
 POOLS = (1, 2, 3, 6)
@@ -41,6 +42,7 @@ class UPerHead(nn.Module):
         num_classes: classes.
         channels: of every layer of the head.
         drop_rate: share of channels dropped before the classifier, in training.
+        norm: batch norm in every layer.
         folded: build the inference form.
     """
 
@@ -50,18 +52,18 @@ class UPerHead(nn.Module):
         num_classes: int,
         channels: int = 512,
         drop_rate: float = 0.1,
+        norm: bool = True,
         folded: bool = False,
     ) -> None:
         super().__init__()
         *lower, last = in_channels
+        layer = partial(conv_relu, norm=norm, folded=folded)
         # The first of each pair is the pooling, which holds no weights.
-        self.psp_modules = nn.ModuleList(
-            [nn.Sequential(nn.Identity(), ConvBnRelu(last, channels, 1, folded)) for _ in POOLS]
-        )
-        self.bottleneck = ConvBnRelu(last + len(POOLS) * channels, channels, 3, folded)
-        self.lateral_convs = nn.ModuleList([ConvBnRelu(c, channels, 1, folded) for c in lower])
-        self.fpn_convs = nn.ModuleList([ConvBnRelu(channels, channels, 3, folded) for _ in lower])
-        self.fpn_bottleneck = ConvBnRelu(len(in_channels) * channels, channels, 3, folded)
+        self.psp_modules = nn.ModuleList([nn.Sequential(nn.Identity(), layer(last, channels, 1)) for _ in POOLS])
+        self.bottleneck = layer(last + len(POOLS) * channels, channels, 3)
+        self.lateral_convs = nn.ModuleList([layer(c, channels, 1) for c in lower])
+        self.fpn_convs = nn.ModuleList([layer(channels, channels, 3) for _ in lower])
+        self.fpn_bottleneck = layer(len(in_channels) * channels, channels, 3)
         self.dropout = nn.Dropout2d(drop_rate)
         self.conv_seg = classifier(channels, num_classes)
 
@@ -82,13 +84,19 @@ class UPerHead(nn.Module):
 
 
 class FcnHead(nn.Module):
-    """The auxiliary head on one map: one 3x3 convolution with batch norm, then the classifier."""
+    """The auxiliary head on one map: a 3x3 convolution, with batch norm if `norm`, then the classifier."""
 
     def __init__(
-        self, in_channels: int, num_classes: int, channels: int = 256, drop_rate: float = 0.1, folded: bool = False
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 256,
+        drop_rate: float = 0.1,
+        norm: bool = True,
+        folded: bool = False,
     ) -> None:
         super().__init__()
-        self.convs = nn.Sequential(ConvBnRelu(in_channels, channels, 3, folded))
+        self.convs = nn.Sequential(conv_relu(in_channels, channels, 3, norm, folded))
         self.dropout = nn.Dropout2d(drop_rate)
         self.conv_seg = classifier(channels, num_classes)
 

@@ -66,15 +66,8 @@ def test_macs_of_the_unfolded_model_count(tmp_path):
 
 
 def test_several_sizes_make_a_figure_of_their_cost(tmp_path):
-    result = allmlp.benchmark(
-        "as_mlp_nano", "repmlpnet_nano", batch=1, img_size=(32, 64), against="none", out=tmp_path / "b", **QUICK
-    )
-    assert [(row.model, row.height) for row in result.rows] == [
-        ("as_mlp_nano", 32),
-        ("as_mlp_nano", 64),
-        ("repmlpnet_nano", 32),
-        ("repmlpnet_nano", 64),
-    ]
+    result = allmlp.benchmark("mixer_nano", batch=1, img_size=(16, 32), against="none", out=tmp_path / "b", **QUICK)
+    assert [(row.model, row.height) for row in result.rows] == [("mixer_nano", 16), ("mixer_nano", 32)]
     assert (tmp_path / "b" / "resolution.png").is_file()
 
 

@@ -70,10 +70,12 @@ def resolution(arguments: argparse.Namespace) -> None:
     )
     titles = ["model", *(f"{size} px, ms" for size in SIZES), f"time a pixel, {SIZES[-1]} px over {SIZES[0]}"]
     rows = []
-    for model in MODELS:
-        times = [row.median_ms or 0.0 for row in result.rows if row.model == model]
-        growth = times[-1] / times[0] / (SIZES[-1] / SIZES[0]) ** 2
-        rows.append([model, *(f"{time:,.0f}" for time in times), f"{growth:.2f}"])
+    for model in arguments.models:
+        found = [row for row in result.rows if row.model == model and row.own]
+        # In units of the matrix product of the same round, so that sizes that were not timed together can be compared.
+        first, *_, last = ((row.macs or 0) / (row.share_of_ceiling or 1) for row in found)
+        growth = last / first / (SIZES[-1] / SIZES[0]) ** 2
+        rows.append([model, *(f"{row.median_ms:,.0f}" for row in found), f"{growth:.2f}"])
     write_table("speed_resolution", [titles, *rows])
     shutil.copy(result.folder / "resolution.png", DOCS / "figures" / "speed_resolution.png")
 

@@ -67,7 +67,7 @@ def draw_resolution(rows: Sequence[Row]) -> Figure:
             found[size] = min(1000 / max(own), found.get(size, math.inf))
     sides = sorted({size for found in best.values() for size in found})
     with house_style():
-        figure = new_figure(5.2, 4.2)
+        figure = new_figure(6.6, 4.4)
         axes = figure.subplots()
         for place, (model, found) in enumerate(best.items()):
             sizes = sorted(found)
@@ -88,7 +88,7 @@ def draw_resolution(rows: Sequence[Row]) -> Figure:
             color=INK,
             linestyle=":",
             linewidth=1,
-            label="proportional to pixels",
+            label="linear in pixels",
         )
         axes.set(xscale="log", yscale="log", xlabel="image side, pixels", ylabel="ms an image")
         axes.set_xticks([height * width for height, width in sides], [str(height) for height, _ in sides])

@@ -1,4 +1,4 @@
-"""Measure speed against peers and the machine's ceiling: `allmlp benchmark mixer_b16 batch=8`, `... mode=train`."""
+"""Measure speed against peers and the machine's ceiling: `allmlp benchmark mixer_b16 batch=8 backend=eager,compile`."""
 
 import csv
 import io

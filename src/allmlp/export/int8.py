@@ -4,8 +4,8 @@ Weights are rounded by output channel, activations by tensor. Each library has t
 
 - ONNX Runtime: ranges from the least to the greatest value seen; or without the outermost thousandth of a percent,
   which helps where a few activations are far larger than the others.
-- NNCF: with SmoothQuant, made for networks of linear maps with norms between them; or with the exact correction of
-  biases, layer by layer, which helps networks of narrow convolutions (and knows no other ones).
+- NNCF: with SmoothQuant and a correction of biases, made for networks of linear maps with norms between them; or with
+  ranges from the least to the greatest value and no correction, which helps networks of narrow convolutions.
 """
 
 import contextlib
@@ -72,23 +72,25 @@ def quantise_openvino(source: Path, path: Path, batches: Batches, way: int = 0) 
         import nncf
 
         model = openvino.Core().read_model(str(source))
-        options: dict[str, Any] = {"model_type": nncf.ModelType.TRANSFORMER}
-        if way == 1 and not any(node.get_type_name() == "MatMul" and _is_batched(node) for node in model.get_ops()):
-            options = {"fast_bias_correction": False}
         small = nncf.quantize(
             model,
             nncf.Dataset(batches, list),
             subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,
-            **options,
+            model_type=(nncf.ModelType.TRANSFORMER, None)[way],
+            advanced_parameters=_plain_ranges() if way == 1 else None,
         )
         openvino.save_model(small, str(path), compress_to_fp16=False)
     return path
 
 
-def _is_batched(node: Any) -> bool:
-    """Whether a matrix product has more than two axes; the exact correction of biases fails on those."""
-    return len(node.get_output_partial_shape(0)) > 2
+def _plain_ranges() -> Any:
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    return AdvancedQuantizationParameters(
+        disable_bias_correction=True, activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+    )
 
 
 @contextlib.contextmanager

@@ -118,18 +118,22 @@ def test_the_forms_by_convolution_equal_the_slow_loop(shift_size, dilation):
     """On a CPU for channels-last maps, backwards too, and in exported graphs."""
 
     class Shift(torch.nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.dim = dim
+
         def forward(self, x):
-            return axial_shift(x, shift_size, dim, dilation)
+            return axial_shift(x, shift_size, self.dim, dilation)
 
     for (height, width), channels, dim in itertools.product(MAPS, CHANNELS, (2, 3)):
+        shift = Shift(dim)
         x = numbered(2, channels, height, width).float().to(memory_format=torch.channels_last)
         wanted = slow_axial_shift(x, shift_size, dim, dilation)
-        assert torch.equal(axial_shift(x, shift_size, dim, dilation), wanted)
-        by_slices = torch.func.vjp(lambda y: axial_shift(y, shift_size, dim, dilation), x.double())[1]
-        by_convolution = torch.func.vjp(lambda y: axial_shift(y, shift_size, dim, dilation), x)[1]
+        assert torch.equal(shift(x), wanted)
+        by_slices, by_convolution = torch.func.vjp(shift, x.double())[1], torch.func.vjp(shift, x)[1]
         assert torch.equal(by_convolution(x)[0], by_slices(x.double())[0].float())
         if channels == 7:
-            assert torch.equal(torch.export.export(Shift(), (x,)).module()(x), wanted)
+            assert torch.equal(torch.export.export(shift, (x,)).module()(x), wanted)
 
 
 def test_the_layout_is_kept_without_padding():

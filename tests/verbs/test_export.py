@@ -196,7 +196,8 @@ def test_detectors_and_segmenters_with_their_scripts(dense_run, tmp_path, task):
     if task == "segment":
         shares = [float(part.split()[-1]) for part in done.stdout.strip().split("  ")[1:]]
         assert sum(shares) == pytest.approx(1, abs=0.01)
-        assert Image.open(tmp_path / "noise.labels.png").size == (70, 50)
+        with Image.open(tmp_path / "noise.labels.png") as labels:
+            assert labels.size == (70, 50)
 
 
 @pytest.mark.slow

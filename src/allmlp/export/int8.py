@@ -2,10 +2,10 @@
 
 Weights are rounded by output channel, activations by tensor. Each library has two ways, tried in this order:
 
-- ONNX Runtime: ranges from the least to the greatest value seen; or without the outermost thousandth of a percent,
-  which helps where a few activations are far larger than the others.
+- ONNX Runtime: ranges from the least to the greatest value seen; or without the outermost thousandth of a percent, the
+  first and the last layer left as they are, which helps networks of narrow convolutions.
 - NNCF: with SmoothQuant and a correction of biases, made for networks of linear maps with norms between them; or with
-  ranges from the least to the greatest value and no correction, which helps networks of narrow convolutions.
+  ranges from the least to the greatest value and no correction, which helps the same networks.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import numpy as np
 
 Batches = Sequence[tuple[np.ndarray, ...]]
 WAYS = (0, 1)
+_LAYERS = ("Conv", "MatMul", "Gemm")
 
 
 def quantise_onnx(source: Path, path: Path, batches: Batches, way: int = 0) -> Path:
@@ -54,13 +55,22 @@ def quantise_onnx(source: Path, path: Path, batches: Batches, way: int = 0) -> P
             str(path),
             Reader(),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MatMul", "Gemm"],
+            op_types_to_quantize=list(_LAYERS),
+            nodes_to_exclude=_ends(source) if way == 1 else [],
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=(CalibrationMethod.MinMax, CalibrationMethod.Percentile)[way],
         )
     return path
+
+
+def _ends(path: Path) -> list[str]:
+    """The names of the first and the last layer of an ONNX file."""
+    import onnx
+
+    layers = [node.name for node in onnx.load(str(path)).graph.node if node.op_type in _LAYERS]
+    return [layers[0], layers[-1]]
 
 
 def quantise_openvino(source: Path, path: Path, batches: Batches, way: int = 0) -> Path:

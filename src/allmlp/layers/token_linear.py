@@ -12,8 +12,8 @@ class TokenLinear(nn.Linear):
     """y[b, m, c] = sum_n weight[m, n] x[b, n, c] + bias[m].
 
     Equal to `nn.Linear` on the transposed tensor, written as weight times X so that no transpose is ever materialised,
-    neither here nor in the backward pass. Holds `weight` (m, n) and `bias` (m) like `nn.Linear`; sizes are read from the
-    weight, so that the weight can be replaced when the image size changes.
+    neither here nor in the backward pass. Holds `weight` (m, n) and `bias` (m) like `nn.Linear`; sizes are read from
+    the weight, so that the weight can be replaced when the image size changes.
     """
 
     def forward(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b m c"]:

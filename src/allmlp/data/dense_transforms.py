@@ -139,14 +139,14 @@ class SegmentationAugment:
 
     @classmethod
     def small(cls, size: int, flip: float = 0.0) -> "SegmentationAugment":
-        """For small images on a canvas of `size` x `size` pixels: ratios 0.75 to 1.5, any share of one class in a crop.
+        """For small images on a canvas of `size` x `size` pixels: ratios 0.9 to 1.1, any share of one class in a crop.
 
         Small scenes are mostly background, which the share rule would fight. No mirroring unless asked for.
         """
         return cls(
             short_side=size,
             long_side=size,
-            ratio=(0.75, 1.5),
+            ratio=(0.9, 1.1),
             crop=(size, size),
             most_of_crop=1.0,
             flip=flip,

@@ -102,7 +102,7 @@ def test_pixels_in_probabilities_out_at_another_size_and_a_fixed_batch(tiny_run,
 @pytest.mark.parametrize("to", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_integers_are_judged_before_and_after(tiny_run, tmp_path, to, monkeypatch):
     settings = {"to": to, "precision": "int8", "calibrate": "digits", "samples": 64, "progress": "none"}
-    found = allmlp.export(tiny_run, **settings, max_drop=0.05, out=tmp_path / "int8")
+    found = allmlp.export(tiny_run, **settings, max_drop=0.05, raw=to == "onnx", out=tmp_path / "int8")
     accuracy = found.facts["accuracy"]
     assert accuracy["metric"] == "top1"
     assert accuracy["images"] == 360

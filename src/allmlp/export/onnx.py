@@ -35,6 +35,7 @@ def write_onnx(
             dynamo=True,
             verbose=False,
         )
+    _reshape_weights(written.model)
     if half:
         _halve(written.model)
     written.save(str(path))
@@ -53,6 +54,16 @@ def _suppression(boxes: Any, scores: Any, iou: float) -> Any:
     yes = op.Constant(value=onnx_ir.tensor(np.array(True)))
     nothing = op.ConstantOfShape(op.Shape(scores), value=onnx_ir.tensor(np.zeros(1, bool)))
     return op.ScatterND(nothing, places, op.Expand(yes, op.Shape(kept, start=0, end=1)))
+
+
+def _reshape_weights(model: Any) -> None:
+    """Carry out what only gives a weight another shape, so that quantisers find weights where they look for them."""
+    from onnxscript import optimizer
+
+    moves = {"Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+    anything = {"input_size_limit": 2**40, "output_size_limit": 2**40}
+    optimizer.fold_constants(model, should_fold=lambda node: None if node.op_type in moves else False, **anything)
+    optimizer.remove_unused_nodes(model)
 
 
 def _halve(model: Any) -> None:

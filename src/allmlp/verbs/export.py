@@ -223,9 +223,11 @@ class _Job:
         accuracy: dict[str, Any] | None = None
         with tempfile.TemporaryDirectory() as scratch:
             # What takes pixels gives no logits to judge by; the same graph without its first and last steps does.
-            judged = (
-                replace(self, raw=False, form=self.form.form, file=Path(scratch) / self.file.name) if self.raw else self
-            )
+            judged = self
+            if self.raw:
+                inputs = _arrays(self.saved, self.spec, pictures, raw=False)
+                file = Path(scratch) / self.file.name
+                judged = replace(self, raw=False, form=self.form.form, file=file, inputs=inputs)
             for way in WAYS if judge is not None else WAYS[:1]:
                 size = judged.quantise(pictures, Path(scratch), way)
                 if judge is None:

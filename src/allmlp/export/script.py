@@ -121,7 +121,7 @@ class Script:
         return [
             f'sizes = np.array([[height, width]] * {self.batch or 1}, "f4")',
             "boxes, scores, classes, counts, *masks = run(pixels, sizes)",
-            "for box, score, label in list(zip(boxes[0], scores[0], classes[0]))[: counts[0]]:",
-            "    box = box * np.tile([image.width / width, image.height / height], 2)",
-            '    print(path, labels[label], f"{score:.4f}", *box.round(1), sep="  ")',
+            "boxes = boxes * np.tile([image.width / width, image.height / height], 2)",
+            "for box, score, label in zip(boxes[0], scores[0], classes[0]):",
+            '    print(path, labels[label], f"{score:.4f}", *box.round(1), sep="  ") if score >= 0.3 else None',
         ]

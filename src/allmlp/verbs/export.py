@@ -157,6 +157,7 @@ class _Job:
         form: Any = form_of(folded(saved.network), saved.task)
         form = RawForm(form, saved.task, spec.mean, spec.std) if raw else form
         pictures, source = own_pictures(saved, "val", max(_COMPARED, batch or 0))
+        pictures *= -(-(batch or 1) // len(pictures))  # as many as one batch takes
         inputs = _arrays(saved, spec, pictures, raw)
         try:
             with torch.inference_mode():

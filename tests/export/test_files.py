@@ -33,7 +33,9 @@ def agree(network, path, size, counts=(1, 2, 3), backend=None):
         assert np.abs(runner(x.numpy())[0] - wanted).max() < 1e-4 * wanted.std()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("vip")) for name in FAMILIES]
+)
 def test_every_family_in_both_runtimes(name, tmp_path):
     network = small(name)
     size = 28 if name.startswith("vip") else 32

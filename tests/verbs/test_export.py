@@ -85,6 +85,7 @@ def test_other_formats(tiny_run, tmp_path, to):
         assert load_model(found.folder).network.folded
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_weights(tiny_run, tmp_path, exported):
     found = allmlp.export(tiny_run, to="openvino", precision="fp16", out=tmp_path / "half", progress="none")
     assert found.facts["bytes"] < exported.facts["bytes"]
@@ -180,7 +181,8 @@ def dense_run(tmp_path_factory):
         return {task: dense_runs.train(folder / task, task, epochs=1).run for task in ("detect", "segment")}
 
 
-@pytest.mark.parametrize("task", [pytest.param("detect", marks=pytest.mark.slow), "segment"])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["detect", "segment"])
 def test_detectors_and_segmenters_with_their_scripts(dense_run, tmp_path, task):
     found = allmlp.export(dense_run[task], raw=True, out=tmp_path / task, progress="none")
     assert found.facts["compared_on"][1] == "digit_scenes, val"

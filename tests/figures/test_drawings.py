@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from allmlp.figures.annotate import annotate
+from allmlp.figures.comparison import Point, draw_pareto
 from allmlp.figures.confusion import draw_calibration, draw_confusion
 from allmlp.figures.curves import column, draw_curves
 from allmlp.figures.page import Page
@@ -228,3 +229,12 @@ def test_a_page_shows_text_as_text():
     assert "<td class=n>2</td>" in text
     assert "allmlp predict &#x27;a b&#x27;               # one\nlonger than that, allmlp evaluate  # two" in text
     assert 'alt="a &quot;caption&quot;"' in text
+
+
+@pytest.mark.parametrize("spread", [1.0, 1.0001, 1.01, 3.0])
+def test_models_of_nearly_equal_cost(spread):
+    """Names stay beside their points, so that panels keep their size; a collapsed layout warns."""
+    points = [Point(f"timm/model_{i}", "MLP", 0.5 + i / 10, {"images/s": 100 * spread**i}) for i in range(3)]
+    figure = draw_pareto(points, "top1")
+    png_bytes(figure)
+    assert figure.axes[0].get_position().width > 0.6

@@ -13,7 +13,8 @@ from allmlp.figures.style import COLOURS, FAINT, house_style, legend_below, new_
 _BETTER_WHEN_HIGH = ("images/s",)
 _LINE = 0.045  # height of a name, as a share of the panel's
 _NEAR = 1.5  # points within this natural logarithm of a cost have names that may cover each other
-_BESIDE = 1.12  # a name begins at this multiple of its point's cost
+_BESIDE = 6  # a name begins so many typographical points right of its point
+_LEAST_RANGE = 2.0  # of an axis of costs, as a ratio
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,10 @@ def draw_pareto(points: Sequence[Point], score: str) -> Figure:
                 )
             axes.set(xscale="log", xlabel=cost, ylabel=f"{score} %")
             axes.margins(x=0.25)
+            low, high = axes.get_xlim()
+            if values and high < _LEAST_RANGE * low:  # equal costs else make an axis of no length
+                middle = math.sqrt(low * high)
+                axes.set_xlim(middle / math.sqrt(_LEAST_RANGE), middle * math.sqrt(_LEAST_RANGE))
             wide = bool(values) and max(values) > 10 * min(values)
             axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -89,7 +94,8 @@ def _name_points(axes: Axes, places: Sequence[tuple[float, float, str]]) -> None
         axes.annotate(
             name,
             (x, y),
-            (x * _BESIDE, height),
+            (_BESIDE, height),
+            textcoords=("offset points", "data"),
             fontsize=7,
             va="center",
             arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.6} if height < y else None,

@@ -28,8 +28,12 @@ quickstart: $(READY) ## train, evaluate and predict on the embedded digits; ends
 	@$(BIN)/allmlp predict $(QUICKSTART) '$(DIGITS)/val/*/00*.png' out=$(QUICKSTART)/predictions top=3
 	@echo "Open $(QUICKSTART)/report.html"
 
+# What runs models in other runtimes is tested by processes of its own: those libraries bring threads and handlers along.
+RUNTIMES := tests/backends tests/export tests/peers tests/speed tests/verbs/test_export.py tests/verbs/test_benchmark.py
+
 test: $(READY) ## the default tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(RUNTIMES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests $(RUNTIMES:%=--ignore=%)
 
 test-full: $(READY) ## all tests: published sizes whole, several processes, minutes of training
 	ALLMLP_FULL_MODELS=1 $(BIN)/python -m pytest -m ''

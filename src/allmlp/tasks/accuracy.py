@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from allmlp.data import ImageSpec, open_classification
+from allmlp.data import ImageSpec
 from allmlp.data.dense_transforms import View
 from allmlp.recipes.schema import InferenceGroup
 from allmlp.runs import SavedModel
 from allmlp.runs.dense_data import open_label_maps, open_objects
+from allmlp.tasks.samples import classification_of
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,7 @@ def own_judge(saved: SavedModel, spec: ImageSpec) -> Judge | None:
     if saved.task == "classify":
         from allmlp.tasks.classify_evaluation import classify_source
 
-        source = open_classification(
-            group.name,
-            val_fraction=group.val_fraction,
-            seed=group.split_seed,
-            root=group.root,
-            options=group.options or None,
-        ).val
+        source = classification_of(group).val
 
         def top1(network: Any) -> float:
             labels, shares, _ = classify_source(network, source, spec, workers=0)

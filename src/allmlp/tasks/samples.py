@@ -14,7 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from allmlp.data import ImageSpec, UnreadableImageError, build_transform, open_classification, open_images
+from allmlp.data import (
+    ClassificationData,
+    ImageSpec,
+    UnreadableImageError,
+    build_transform,
+    open_classification,
+    open_images,
+)
 from allmlp.data.dense_batches import pad_images
 from allmlp.data.dense_transforms import build_view_transform
 from allmlp.data.image_file import as_seen, read_image
@@ -56,6 +63,21 @@ def other_pictures(saved: SavedModel, name: str, count: int) -> list[Picture]:
     return named_pictures(saved, group if group.name == name else DataGroup(name=name), "train", count)
 
 
+def classification_of(group: DataGroup) -> ClassificationData:
+    """The images and classes that a recipe's `data` names, split as it says.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    return open_classification(
+        group.name,
+        val_fraction=group.val_fraction,
+        seed=group.split_seed,
+        root=group.root,
+        options=group.options or None,
+    )
+
+
 def named_pictures(saved: SavedModel, group: DataGroup, part: str, count: int) -> list[Picture]:
     """Pictures of a data set.
 
@@ -64,13 +86,7 @@ def named_pictures(saved: SavedModel, group: DataGroup, part: str, count: int) -
     """
     channels = saved.spec.channels
     if saved.task == "classify":
-        found = open_classification(
-            group.name,
-            val_fraction=group.val_fraction,
-            seed=group.split_seed,
-            root=group.root,
-            options=group.options or None,
-        )
+        found = classification_of(group)
         images = getattr(found, part)
         return [images.load(place, channels) for place in _spread(len(images), count)]
     data = open_objects(group, False, channels) if saved.task == "detect" else open_label_maps(group, channels)

@@ -84,6 +84,14 @@ def test_confusion_of_few_classes_has_numbers_and_names():
     drawn(figure)
 
 
+def test_counts_of_pixels_stay_inside_their_cells():
+    """Numbers of any size are drawn with four signs at most."""
+    counts = [0, 1, 9999, 10_000, 123_456, 1_843_200, 12_000_000, 999_999_999, 4_000_000_000]
+    figure = draw_confusion(np.diag(counts), [str(place) for place in range(len(counts))])
+    found = [text.get_text() for text in figure.axes[0].texts]
+    assert found == ["1", "9999", "10k", "123k", "1.8M", "12M", "999M", "4.0G"]
+
+
 @pytest.mark.parametrize("count", [1, 21, 61, 300])
 def test_confusion_of_any_number_of_classes(count):
     figure = draw_confusion(np.eye(count, dtype=int), [f"a long name of class number {i}" for i in range(count)])

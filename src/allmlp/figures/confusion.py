@@ -33,7 +33,7 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
                 axes.text(
                     column,
                     row,
-                    f"{matrix[row, column]}",
+                    _brief(int(matrix[row, column])),
                     ha="center",
                     va="center",
                     fontsize=8,
@@ -46,6 +46,18 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
             axes.set_yticks(range(count), labels)
         axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
         return figure
+
+
+def _brief(number: int) -> str:
+    """A count in at most four signs, as a cell holds them.
+
+    >>> [_brief(number) for number in (9999, 12345, 999999, 1843200)]
+    ['9999', '12k', '999k', '1.8M']
+    """
+    for unit, sign in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= max(unit, 10**4):
+            return f"{number // (unit // 10) / 10:.1f}{sign}" if number < 10 * unit else f"{number // unit}{sign}"
+    return str(number)
 
 
 def draw_calibration(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> Figure:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from PIL import Image
 
 from allmlp.data.dense_dataset import DenseDataset
@@ -107,10 +108,17 @@ def pick_images(images: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, str,
         yield "worst_images", "The worst", ranked[::-1][:_SHEET]
 
 
-def draw_pairs(pairs: Sequence[tuple[Image.Image, Image.Image, str]], title: str) -> Figure:
-    """Truth above, prediction below, words under each pair."""
+def draw_pairs(
+    pairs: Sequence[tuple[Image.Image, Image.Image, str]],
+    title: str,
+    legend: Mapping[str, tuple[int, int, int]] | None = None,
+) -> Figure:
+    """Truth above, prediction below, words under each pair; at the foot the RGB colour of each name."""
     with house_style():
-        figure = new_figure(1.5 * max(len(pairs), 4), 3.5)
+        width = 1.5 * max(len(pairs), 4)
+        columns = max(1, int(width / 1.1))
+        rows = -(-len(legend or ()) // columns)
+        figure = new_figure(width, 3.5 + 0.22 * rows)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10)
         grid = figure.subplots(2, len(pairs), squeeze=False)
         for column, (truth, prediction, words) in enumerate(pairs):
@@ -118,6 +126,10 @@ def draw_pairs(pairs: Sequence[tuple[Image.Image, Image.Image, str]], title: str
                 axes.imshow(picture, interpolation="antialiased")
                 axes.axis("off")
             grid[1, column].set_title(words, fontsize=8, loc="center")
+        if legend:
+            colours = ["#" + bytes(colour).hex() for colour in legend.values()]
+            squares = [Patch(color=colour, label=short(name)) for name, colour in zip(legend, colours)]
+            figure.legend(handles=squares, loc="outside lower center", ncols=min(columns, len(squares)), fontsize=8)
         return figure
 
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from allmlp.data.dense_dataset import DenseDataset
-from allmlp.figures.colours import draw_labels
+from allmlp.data.label_map import IGNORE_LABEL
+from allmlp.figures.colours import class_colour, draw_labels
 from allmlp.figures.confusion import draw_confusion
 from allmlp.figures.dense import dense_summary, draw_class_bars, draw_pairs, files, own_split, pick_images
 from allmlp.figures.page import Page
@@ -41,7 +42,7 @@ def figures_of(folder: Path, split: DenseDataset | None) -> dict[str, tuple[Figu
         images = json.loads((folder / "images.json").read_text(encoding="utf-8"))
         for name, title, chosen in pick_images(images):
             found[name] = (
-                draw_pairs([_pair(split, folder, item) for item in chosen], f"{title}: truth above, prediction below"),
+                _draw_sheet(split, folder, chosen, confusion["labels"], f"{title}: truth above, prediction below"),
                 "The number is the image's own mean IoU.",
             )
     return found
@@ -59,15 +60,21 @@ def _per_class(folder: Path) -> list[dict[str, Any]]:
     return []
 
 
-def _pair(split: DenseDataset, folder: Path, item: Mapping[str, Any]) -> tuple[Image.Image, Image.Image, str]:
-    """(truth, prediction, words) of one image."""
-    image, target = split[item["index"]]
-    picture = image.numpy().transpose(1, 2, 0)
-    picture = picture[..., 0] if picture.shape[2] == 1 else picture
-    with Image.open(folder / "labels" / f"{item['index']:06d}.png") as stored:
-        predicted = np.array(stored)
-    quality = "–" if item["quality"] is None else f"{item['quality']:.2f}"
-    return draw_labels(picture, target["mask"].numpy()), draw_labels(picture, predicted), quality
+def _draw_sheet(
+    split: DenseDataset, folder: Path, chosen: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
+) -> Figure:
+    """Truth and prediction of some images over the grey picture, with the colours of the classes in them."""
+    pairs, seen = [], set()
+    for item in chosen:
+        image, target = split[item["index"]]
+        grey = image.numpy().mean(axis=0).astype(np.uint8)
+        with Image.open(folder / "labels" / f"{item['index']:06d}.png") as stored:
+            maps = target["mask"].numpy(), np.array(stored)
+        truth, prediction = (draw_labels(grey, labels) for labels in maps)
+        pairs.append((truth, prediction, "–" if item["quality"] is None else f"{item['quality']:.2f}"))
+        seen |= {int(label) for labels in maps for label in np.unique(labels)}
+    legend = {names[label]: class_colour(label) for label in sorted(seen - {IGNORE_LABEL})}
+    return draw_pairs(pairs, title, legend)
 
 
 # ---- the report

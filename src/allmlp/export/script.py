@@ -2,20 +2,24 @@
 
 from dataclasses import dataclass
 
+_IMPORT = {
+    "onnx": ["import numpy as np, onnxruntime"],
+    "openvino": [
+        'sys.modules["openvino_telemetry"] = None  # OpenVINO else sends statistics of use',
+        "import numpy as np, openvino",
+    ],
+    "pt2": ["import numpy as np, torch, torchvision"],
+}
 _OPEN = {
     "onnx": [
-        "import onnxruntime",
         'session = onnxruntime.InferenceSession(here / "model.onnx")',
         "run = lambda *arrays: session.run(None, dict(zip([i.name for i in session.get_inputs()], arrays)))",
     ],
     "openvino": [
-        'sys.modules["openvino_telemetry"] = None  # OpenVINO else sends statistics of use',
-        "import openvino",
         'model = openvino.compile_model(here / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
         "run = lambda *arrays: list(model(arrays).values())",
     ],
     "pt2": [
-        "import torch, torchvision",
         'model = torch._inductor.aoti_load_package(str(here / "model.pt2"))',
         "as_list = lambda found: [found] if isinstance(found, torch.Tensor) else found",
         "run = lambda *arrays: [part.numpy() for part in as_list(model(*map(torch.from_numpy, arrays)))]",
@@ -46,8 +50,8 @@ class Script:
             f'"""{_DOES[self.task]}: python run.py PICTURE ...   It needs numpy, pillow, {_NEEDS[self.to]}."""',
             "import json, sys",
             "from pathlib import Path",
-            "import numpy as np",
             "from PIL import Image, ImageOps",
+            *_IMPORT[self.to],
             "here = Path(__file__).parent",
             'spec = json.loads((here / "preprocessing.json").read_text())',
             'labels = (here / "labels.txt").read_text(encoding="utf-8").splitlines()',
@@ -118,9 +122,9 @@ class Script:
                 'print(path, *(f"{labels[i]} {(classes == i).mean():.4f}" for i in np.unique(classes)), sep="  ")',
                 'Image.fromarray(classes).resize(image.size, 0).save(Path(path).stem + ".labels.png")',
             ]
+        sizes = f'np.array([[height, width]] * {self.batch or 1}, "f4")'
         return [
-            f'sizes = np.array([[height, width]] * {self.batch or 1}, "f4")',
-            "boxes, scores, classes, counts, *masks = run(pixels, sizes)",
+            f"boxes, scores, classes, counts, *masks = run(pixels, {sizes})",
             "boxes = boxes * np.tile([image.width / width, image.height / height], 2)",
             "for box, score, label in zip(boxes[0], scores[0], classes[0]):",
             '    print(path, labels[label], f"{score:.4f}", *box.round(1), sep="  ") if score >= 0.3 else None',

@@ -68,7 +68,9 @@ class ResizeKeepRatio(v2.Transform):
         short_sides: bounds of the short side in pixels, one drawn with equal chance.
         long_side: bound of the long side in pixels.
         ratio: (least, most) of a factor on both bounds, drawn evenly; None for 1.
-        antialias: low-pass before shrinking. False is what the authors' OpenCV bilinear does.
+        antialias: low-pass images before shrinking, and take a mask's label at the centre of each new pixel. False is
+            what the authors' OpenCV does: its nearest labels lie half a pixel right and below on average, which small
+            objects do not forgive.
         only_image: leave boxes and masks as they are, as evaluation wants it.
     """
 
@@ -101,6 +103,8 @@ class ResizeKeepRatio(v2.Transform):
             # torchvision's own 8-bit path is off by up to 1; in float it is the exact value, rounded
             exact = F.resize(inpt.as_subclass(Tensor).float(), size, antialias=self.antialias)
             return tv_tensors.wrap(exact.round().to(torch.uint8), like=inpt)
+        if isinstance(inpt, tv_tensors.Mask) and self.antialias:
+            return F.resize(inpt, size, v2.InterpolationMode.NEAREST_EXACT)
         resized = F.resize(inpt, size, antialias=self.antialias)
         return F.clamp_bounding_boxes(resized) if isinstance(resized, tv_tensors.BoundingBoxes) else resized
 

@@ -5,6 +5,7 @@ Shapes: c channels, h height and w width in pixels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torchvision import tv_tensors
@@ -108,6 +109,8 @@ class SegmentationAugment:
 
     Args:
         brightness, contrast, saturation, hue: as in `PhotometricDistortion`, in steps of 8-bit values and half degrees.
+        rotate, shear: largest turn and slant across and down, in degrees, either way; what comes in from outside has
+            the mean colour and label 255. Not in the papers: 0.
         antialias: low-pass when shrinking; the authors do not.
     """
 
@@ -121,9 +124,13 @@ class SegmentationAugment:
     contrast: tuple[float, float] = (0.5, 1.5)
     saturation: tuple[float, float] = (0.5, 1.5)
     hue: int = 18
+    rotate: float = 0.0
+    shear: float = 0.0
     antialias: bool = False
 
     def __post_init__(self) -> None:
+        if min(self.rotate, self.shear) < 0 or max(self.rotate, self.shear) >= 90:
+            raise InputError(f"rotate and shear are degrees in [0, 90); got {self.rotate}, {self.shear}.")
         if min(self.short_side, self.long_side, *self.crop) < 1:
             raise InputError(
                 f"Sides are whole pixels of at least 1; got {self.short_side}, {self.long_side}, {self.crop}."
@@ -199,9 +206,19 @@ def build_segmentation_transform(spec: ImageSpec, augment: SegmentationAugment, 
     """
     if not training:
         return build_view_transform(spec, augment.view)
+    slant: list[v2.Transform] = []
+    if augment.rotate or augment.shear:
+        fill: dict[type | str, Any] = {
+            tv_tensors.Image: [255 * mean for mean in spec.mean],
+            tv_tensors.Mask: IGNORE_LABEL,
+        }
+        shear = [-augment.shear, augment.shear, -augment.shear, augment.shear]
+        bilinear = v2.InterpolationMode.BILINEAR
+        slant = [v2.RandomAffine(augment.rotate, shear=shear, interpolation=bilinear, fill=fill)]
     return v2.Compose(
         [
             ResizeKeepRatio((augment.short_side,), augment.long_side, augment.ratio, augment.antialias),
+            *slant,
             BalancedWindow(augment.crop, augment.most_of_crop, ignore_label=IGNORE_LABEL),
             v2.RandomHorizontalFlip(augment.flip),
             PhotometricDistortion(augment.brightness, augment.contrast, augment.saturation, augment.hue),

@@ -88,6 +88,19 @@ def test_auxiliary_logits_are_those_of_a_slow_head(upernet):
         assert (segmenter.auxiliary_head(maps[2]) - wanted).abs().max() < 1e-9 * wanted.std()
 
 
+def test_small_upernets_speak_for_each_pixel_of_a_cell():
+    """Logits at the image's own resolution: channel 16 k + 4 i + j of a cell is class k at its row i, column j."""
+    segmenter = create_segmenter("upernet", size="small", num_classes=3, img_size=64).eval()
+    cells = []
+    segmenter.decode_head.conv_seg.register_forward_hook(lambda _module, _inputs, output: cells.append(output))
+    logits, *_ = segmenter.logits(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 3, 64, 64)
+    assert cells[0].shape == (2, 48, 16, 16)
+    for k, i, j in ((0, 0, 0), (1, 0, 3), (2, 3, 1)):
+        assert torch.equal(logits[:, k, i::4, j::4], cells[0][:, 16 * k + 4 * i + j])
+    assert create_segmenter("upernet", num_classes=3).decode_head.finer == 1
+
+
 def test_only_small_upernets_lack_batch_norm():
     for size, count in (("paper", 13), ("small", 0)):
         with torch.device("meta"):

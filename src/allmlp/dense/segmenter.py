@@ -2,7 +2,8 @@
 
 Papers: UPerNet arXiv 1807.10221 with AS-MLP, arXiv 2107.08391, section 4.3; EANet arXiv 2105.02358, section 4.2.
 Source: svip-lab/AS-MLP-Semantic-Segmentation @ c9838f9 (Apache-2.0); MenghaoGuo/EANet @ 59c03cb (facts only).
-Differs: nothing in size="paper"; narrower layers in size="small", in UPerNet without batch norm.
+Differs: nothing in size="paper"; narrower layers in size="small", in UPerNet without batch norm and with logits at the
+    images' own resolution instead of a quarter of it.
 Shapes: b images, i image channels, n classes, h x w pixels.
 """
 
@@ -97,11 +98,12 @@ class UPerNet(Segmenter):
         auxiliary_channels: int = 256,
         norm: bool = True,
         folded: bool = False,
+        finer: int = 1,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
-        self.decode_head = UPerHead(backbone.channels, num_classes, channels, norm=norm, folded=folded)
+        self.decode_head = UPerHead(backbone.channels, num_classes, channels, norm=norm, folded=folded, finer=finer)
         self.auxiliary_head = FcnHead(backbone.channels[2], num_classes, auxiliary_channels, norm=norm, folded=folded)
 
     @property
@@ -187,6 +189,7 @@ def create_segmenter(
     if name == "eanet":
         segmenter = EaNet(body, num_classes, *((128, 32) if small else (512, 64)), folded)
     else:
-        segmenter = UPerNet(body, num_classes, *((64, 32) if small else (512, 256)), norm=not small, folded=folded)
+        widths = (64, 32) if small else (512, 256)
+        segmenter = UPerNet(body, num_classes, *widths, norm=not small, folded=folded, finer=4 if small else 1)
     segmenter.describe(name=name, backbone=backbone, num_classes=num_classes, size=size, **overrides)
     return segmenter

@@ -44,6 +44,8 @@ class UPerHead(nn.Module):
         drop_rate: share of channels dropped before the classifier, in training.
         norm: batch norm in every layer.
         folded: build the inference form.
+        finer: logits at this many times the finest map's resolution, by a classifier that speaks for each part of a
+            cell (pixel shuffle, arXiv 1609.05158); the papers' is 1.
     """
 
     def __init__(
@@ -54,8 +56,10 @@ class UPerHead(nn.Module):
         drop_rate: float = 0.1,
         norm: bool = True,
         folded: bool = False,
+        finer: int = 1,
     ) -> None:
         super().__init__()
+        self.finer = finer
         *lower, last = in_channels
         layer = partial(conv_relu, norm=norm, folded=folded)
         # The first of each pair is the pooling, which holds no weights.
@@ -65,7 +69,7 @@ class UPerHead(nn.Module):
         self.fpn_convs = nn.ModuleList([layer(channels, channels, 3) for _ in lower])
         self.fpn_bottleneck = layer(len(in_channels) * channels, channels, 3)
         self.dropout = nn.Dropout2d(drop_rate)
-        self.conv_seg = classifier(channels, num_classes)
+        self.conv_seg = classifier(channels, num_classes * finer**2)
 
     def pool(self, x: Float[Tensor, "b c_l h_l w_l"]) -> Float[Tensor, "b c h_l w_l"]:
         """The last map with its averages over 1, 4, 9 and 36 parts of the image."""
@@ -73,14 +77,15 @@ class UPerHead(nn.Module):
         return self.bottleneck(torch.cat([x, *parts], dim=1))
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b n h w"]:
-        """Logits at the finest map's resolution."""
+        """Logits at the finest map's resolution, or `finer` times that."""
         laterals = [conv(x) for conv, x in zip(self.lateral_convs, maps)]
         laterals.append(self.pool(maps[-1]))
         for level in range(len(laterals) - 1, 0, -1):
             laterals[level - 1] = laterals[level - 1] + resize(laterals[level], laterals[level - 1])
         outputs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)] + laterals[-1:]
         fused = self.fpn_bottleneck(torch.cat([resize(x, outputs[0]) for x in outputs], dim=1))
-        return self.conv_seg(self.dropout(fused))
+        logits = self.conv_seg(self.dropout(fused))
+        return F.pixel_shuffle(logits, self.finer) if self.finer > 1 else logits
 
 
 class FcnHead(nn.Module):

@@ -218,7 +218,6 @@ def _network_of(form: Any) -> Any:
 
 def _arrays(saved: SavedModel, spec: ImageSpec, pictures: Any, raw: bool) -> tuple[Tensor, ...]:
     """Pictures as an export takes them."""
-
     found = prepare(pictures, spec, saved.task, saved.config["allmlp"].get("view", {}).get("antialias", True))
     first = found.pixels if raw else found.images
     return (first, found.sizes) if saved.task == "detect" else (first,)
@@ -231,7 +230,6 @@ def _kind(array: Any, batch: int | None) -> str:
 
 def _about(saved: SavedModel) -> dict[str, Any]:
     """What the card tells of the trained model."""
-
     run = saved.folder
     data = run.read_recipe().data.name if run.recipe.is_file() else "not trained here"
     metrics = json.loads(run.metrics.read_text(encoding="utf-8")) if run.metrics.is_file() else {}

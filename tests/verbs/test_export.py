@@ -151,6 +151,17 @@ def test_folders_that_exist_and_runs_without_weights(run, tmp_path):
     assert leftovers(tmp_path) == ["run", "there"]
 
 
+def test_what_a_killed_export_left_is_removed_but_not_what_one_is_writing(tiny_run, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive = (tmp_path / f".out.{number}.tmp" for number in (ended.pid, os.getppid()))
+    for folder in (dead, alive):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"half")
+    allmlp.export(tiny_run, to="safetensors", out=tmp_path / "out", progress="none")
+    assert leftovers(tmp_path) == [alive.name, "out"]
+
+
 def test_a_file_that_disagrees_is_not_kept(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setitem(parity.TOLERANCES["fp32"], "logits", 0.0)
     with pytest.raises(InputError, match="to agree with PyTorch"):

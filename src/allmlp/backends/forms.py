@@ -64,6 +64,11 @@ class RawForm(nn.Module):
         self.register_buffer("factor", (1 / (255 * deviation))[:, None, None])
         self.register_buffer("offset", (average / deviation)[:, None, None])
 
+    @property
+    def network(self) -> Any:
+        """The network inside."""
+        return self.form.network
+
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Any:
         """Pixels to results; detectors take the images' sizes too. Padding is to have the mean colour."""
         x = images.permute(0, 3, 1, 2).float() * self.factor - self.offset  # type: ignore[operator]

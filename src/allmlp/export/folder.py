@@ -1,9 +1,10 @@
 """What lies beside an exported file: labels, preprocessing as numbers, a card, and a script that runs it."""
 
+import contextlib
+import glob
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from allmlp.data import ImageSpec
 from allmlp.errors import InputError
 from allmlp.export.script import Script
 from allmlp.runs import write_json, write_text
+from allmlp.runs.files import TEMPORARY
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "pt2": "model.pt2", "safetensors": "model.safetensors"}
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder_at_once(path: Path) -> Iterator[Path]:
     """A folder beside `path` to write into, which takes its name at the end; if the block raises it is removed.
+
+    What an export of the same name left there when it was killed is removed as well.
 
     Raises:
         InputError: `path` exists or cannot be made.
@@ -26,7 +30,10 @@ def new_folder_at_once(path: Path) -> Iterator[Path]:
 
     if path.exists():
         raise InputError(f"Wanted a new folder for the export; {path} exists. Name another: out=...")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        if not _is_running(left.name.split(".")[-2]):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
@@ -38,6 +45,18 @@ def new_folder_at_once(path: Path) -> Iterator[Path]:
         raise InputError(f"Wanted to write {path}; the system refused: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_running(number: str) -> bool:
+    """Whether there is a process of this number; where the system offers no harmless way to ask, yes."""
+    if os.name == "nt" or not number.isdecimal():
+        return True
+    with contextlib.suppress(PermissionError):  # of another user's
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return False
+    return True
 
 
 def size_of(folder: Path) -> int:

@@ -114,7 +114,7 @@ class ExportJob:
         """
         pictures = other_pictures(self.saved, calibrate, samples)
         judge = own_judge(self.saved, self.spec)
-        before = 0.0 if judge is None else judge.measure(_network_of(self.form))
+        before = 0.0 if judge is None else judge.measure(self.form.network)
         accuracy: dict[str, Any] | None = None
         with tempfile.TemporaryDirectory() as scratch:
             # What takes pixels gives no logits to judge by; the same graph without its first and last steps does.
@@ -160,13 +160,13 @@ class ExportJob:
     def stand_in(self) -> Any:
         """The file in its runtime, in the place of the network."""
         shape = (self.spec.channels, *self.spec.size)
-        found = StandIn(_network_of(self.form), open_file(self.file), shape, self.saved.task, self.batch)
+        found = StandIn(self.form.network, open_file(self.file), shape, self.saved.task, self.batch)
         found.canvas = self.spec.size
         return found
 
     def write_weights(self) -> None:
         """A run folder of the folded model, its weights in single or half precision."""
-        network, config = _network_of(self.form), dict(self.saved.config)
+        network, config = self.form.network, dict(self.saved.config)
         arguments = getattr(network, "arguments", {})
         if not arguments and "img_size" in config["model_args"]:
             arguments = {"img_size": self.spec.size}
@@ -209,11 +209,6 @@ class ExportJob:
             "compared": str(parity),
             "compared_on": [parity.images, self.source],
         }
-
-
-def _network_of(form: Any) -> Any:
-    """The network inside a form."""
-    return getattr(form, "form", form).network
 
 
 def _arrays(saved: SavedModel, spec: ImageSpec, pictures: Any, raw: bool) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ class. Digits are sorted by the largest part of their box that the box of one ot
 """
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -42,11 +43,11 @@ def main() -> None:
     table = np.array(rows, dtype=float)
     print("| part of the box covered | digits | share of the ink | ink found | right class of the ink found |")
     print("|---|---|---|---|---|")
-    for low, high in zip(BOUNDS, BOUNDS[1:]):
-        _, ink, seen, right = table[(table[:, 0] >= low) & (table[:, 0] < high)].sum(0)
-        count = ((table[:, 0] >= low) & (table[:, 0] < high)).sum()
+    for low, high in pairwise(BOUNDS):
+        these = table[(table[:, 0] >= low) & (table[:, 0] < high)]
+        _, ink, seen, right = these.sum(0)
         title = "none" if high < 0.01 else f"up to {high:.1f}" if high <= 1 else f"{low:.1f} or more"
-        print(f"| {title} | {count} | {ink / table[:, 1].sum():.2f} | {seen / ink:.3f} | {right / seen:.3f} |")
+        print(f"| {title} | {len(these)} | {ink / table[:, 1].sum():.2f} | {seen / ink:.3f} | {right / seen:.3f} |")
 
 
 if __name__ == "__main__":

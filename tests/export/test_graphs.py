@@ -19,12 +19,14 @@ SIZES = {
     "as_mlp_t": {"embed_dim": 20},
     "repmlpnet_t224": {"channels": (8, 8, 16, 128), "num_sharesets": (1, 4, 16, 128)},
 }
+# A softmax over tokens, which are not the last axis, and a division by the sum over the memory.
+DOUBLE_NORM = {"ReduceMax": 1, "Sub": 1, "Exp": 1, "ReduceSum": 2, "Div": 2}
 # Nodes of one more block in an exported graph. Constants' Unsqueeze and Reshape are left out: runtimes fold them.
 NODES = {
     "mixer_b16": {"MatMul": 4, "Add": 6, "LayerNormalization": 2, "Gelu": 2},
     "resmlp_s24": {"MatMul": 3, "Add": 5, "Mul": 1, "Gelu": 1},
     "ff_base": {"MatMul": 4, "Add": 6, "LayerNormalization": 2, "Gelu": 2, "Transpose": 2},
-    "eamlp_14": {"MatMul": 4, "Add": 5, "LayerNormalization": 2, "Gelu": 1, "Softmax": 1, "ReduceSum": 1, "Div": 1},
+    "eamlp_14": {"MatMul": 4, "Add": 5, "LayerNormalization": 2, "Gelu": 1} | DOUBLE_NORM,
     # Six products and two shifts; the mean and spread of whole maps.
     "as_mlp_t": {"Conv": 8, "Add": 4, "LayerNormalization": 4, "Gelu": 4, "Mul": 1},
     # Two products over channels, one over cells, two small ones of the gate.

@@ -7,6 +7,7 @@ Shapes: b batch, n tokens, c channels, m memory rows.
 Source: Guo et al., arXiv 2105.02358; the 1e-9 is from the authors' code.
 """
 
+import torch
 from torch import Tensor
 
 EPSILON = 1e-9  # keeps a token that no memory row attends to from dividing by 0
@@ -22,7 +23,13 @@ def double_normalise(logits: Tensor, tokens_dim: int, memory_dim: int) -> Tensor
     Returns:
         Weights in [0, 1] of the same shape, which sum to 1 over the memory.
     """
-    attention = logits.softmax(dim=tokens_dim)
+    if torch.compiler.is_exporting() and tokens_dim % logits.ndim != logits.ndim - 1:
+        # The same in steps, which runtimes do where the numbers lie; ONNX Runtime has softmax along the last axis only
+        # and would turn the tokens there and back.
+        weights = (logits - logits.amax(dim=tokens_dim, keepdim=True)).exp()
+        attention = weights / weights.sum(dim=tokens_dim, keepdim=True)
+    else:
+        attention = logits.softmax(dim=tokens_dim)
     return attention / (EPSILON + attention.sum(dim=memory_dim, keepdim=True))
 
 

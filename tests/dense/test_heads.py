@@ -9,7 +9,7 @@ from allmlp.dense import create_detector
 from allmlp.dense.box_head import box_losses
 from allmlp.dense.mask_head import mask_loss, mask_targets
 from allmlp.dense.roi_heads import RoiHeads, RoiSettings
-from allmlp.dense.rpn import RpnHead, RpnSettings
+from allmlp.dense.rpn import RpnHead, RpnOutput, RpnSettings
 from allmlp.errors import InputError
 
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -105,6 +105,17 @@ def test_proposals_equal_loops_in_other_settings():
                 assert found.valid[image, :real].all()
                 np.testing.assert_allclose(found.boxes[image, :real].numpy(), np.array(boxes), atol=1e-9)
                 np.testing.assert_allclose(found.scores[image, :real].numpy(), scores, atol=1e-12)
+
+
+def test_proposals_that_are_all_sure_keep_their_order():
+    """A sigmoid makes 1 of both logits; the box of the greater one stays, though it comes later."""
+    anchors = torch.tensor([[10.0, 10, 30, 30], [10, 10, 30, 31], [50, 50, 60, 70]])
+    head = RpnHead(4, (4,), RpnSettings(ratios=(1.0,)))
+    output = RpnOutput([torch.tensor([[30.0, 30.5, 31]])], [torch.zeros(1, 3, 4)], [anchors])
+    found = head.propose(output, torch.tensor([[80.0, 80]]), training=False)
+    assert found.valid.tolist() == [[True, True, False]]
+    torch.testing.assert_close(found.boxes[0, :2], anchors[[2, 1]])
+    assert found.scores[0].tolist() == [1.0, 1.0, 0.0]
 
 
 def test_the_border_rules():

@@ -111,9 +111,9 @@ class RpnHead(nn.Module):
             _best_of_level(logits.detach(), deltas.detach(), anchors, sizes, per_level, settings.nms_iou)
             for logits, deltas, anchors in zip(*output)
         ]
-        boxes, scores = (torch.cat(parts, dim=1) for parts in zip(*levels))
-        score, order = scores.topk(min(wanted, scores.shape[1]))
-        return Proposals(take_rows(boxes, order), score.clamp(min=0), score >= 0)
+        boxes, logits = (torch.cat(parts, dim=1) for parts in zip(*levels))
+        best, order = logits.topk(min(wanted, logits.shape[1]))
+        return Proposals(take_rows(boxes, order), best.sigmoid(), best.isfinite())
 
     def losses(
         self, output: RpnOutput, sizes: Float[Tensor, "b 2"], objects: Sequence[Float[Tensor, "_g 4"]]
@@ -165,12 +165,15 @@ class RpnHead(nn.Module):
 def _best_of_level(
     logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Tensor, count: int, nms_iou: float
 ) -> tuple[Tensor, Tensor]:
-    """The best `count` boxes of a level of each image, and their scores, -1 where suppressed or without area."""
-    score, index = logits.sigmoid().topk(min(count, len(anchors)))
+    """The best `count` boxes of a level of each image, and their logits, -inf where suppressed or without area.
+
+    Ranked before the sigmoid, which makes one number of all that are sure: their order, and with it which one of two
+    boxes stays, would differ between runtimes.
+    """
+    best, index = logits.topk(min(count, len(anchors)))
     boxes = clip_boxes(decode_boxes(anchors[index], take_rows(deltas, index), _STDS), sizes[:, None])
-    kept = has_area(boxes)
-    kept = kept & nms_mask(boxes, torch.where(kept, score, -1.0), nms_iou)
-    return boxes, torch.where(kept, score, -1.0)
+    best = torch.where(has_area(boxes), best, -torch.inf)
+    return boxes, torch.where(nms_mask(boxes, best, nms_iou), best, -torch.inf)
 
 
 def _distance(deltas: Tensor, targets: Tensor, beta: float) -> Tensor:

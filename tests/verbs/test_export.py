@@ -101,10 +101,26 @@ def test_pixels_in_probabilities_out_at_another_size_and_a_fixed_batch(tiny_run,
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
 
 
+def test_pictures_of_any_size_in(tiny_run, tmp_path, photos):
+    found = allmlp.export(tiny_run, resize=True, out=tmp_path / "any", progress="none")
+    assert found.facts["inputs"] == {"images": "uint8 (batch, height, width, 3)"}
+    assert "takes pictures of any size" in (found.folder / "README.md").read_text()
+    for number, size in enumerate([(40, 30), (16, 16), (100, 37)]):
+        path = photos / "2" / f"{number}.png"
+        Image.open(path).resize(size).save(path)
+        done = subprocess.run(
+            [sys.executable, str(found.folder / "run.py"), str(path)], capture_output=True, text=True, check=True
+        )
+        (item,) = allmlp.predict(tiny_run, str(path), progress="none")
+        label, share = done.stdout.split("  ")[1].split()
+        assert label == item.label
+        assert float(share) == pytest.approx(item.top[0][1], abs=5e-3)  # a few pixels differ by a step
+
+
 @pytest.mark.parametrize("to", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_integers_are_judged_before_and_after(tiny_run, tmp_path, to, monkeypatch):
     settings = {"to": to, "precision": "int8", "calibrate": "digits", "samples": 64, "progress": "none"}
-    found = allmlp.export(tiny_run, **settings, max_drop=0.05, raw=to == "onnx", out=tmp_path / "int8")
+    found = allmlp.export(tiny_run, **settings, max_drop=0.05, resize=to == "onnx", out=tmp_path / "int8")
     accuracy = found.facts["accuracy"]
     assert accuracy["metric"] == "top1"
     assert accuracy["images"] == 360
@@ -128,7 +144,8 @@ def test_integers_are_judged_before_and_after(tiny_run, tmp_path, to, monkeypatc
         ({"precision": "fp8"}, "fp32, fp16, int8"),
         ({"batch": "many"}, "batch: wanted dynamic"),
         ({"batch": 0}, "batch: wanted dynamic"),
-        ({"to": "safetensors", "raw": True}, "raw"),
+        ({"to": "safetensors", "raw": True}, "raw is for"),
+        ({"to": "safetensors", "resize": True}, "resize is for"),
         ({"img_size": 33}, "33"),
         ({"img_size": 0}, "img_size"),
         ({"precision": "int8", "calibrate": "no/such/folder"}, "no/such/folder"),
@@ -193,11 +210,12 @@ def dense_run(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("resize", [False, True])
 @pytest.mark.parametrize("task", ["detect", "segment"])
-def test_detectors_and_segmenters_with_their_scripts(dense_run, tmp_path, task):
-    found = allmlp.export(dense_run[task], raw=True, out=tmp_path / task, progress="none")
+def test_detectors_and_segmenters_with_their_scripts(dense_run, tmp_path, task, resize):
+    found = allmlp.export(dense_run[task], raw=True, resize=resize, out=tmp_path / task, progress="none")
     assert found.facts["compared_on"][1] == "digit_scenes, val"
-    inputs = {"detect": ["images", "sizes"], "segment": ["images"]}[task]
+    inputs = ["images", "sizes"] if task == "detect" and not resize else ["images"]
     outputs = {"detect": ["boxes", "scores", "labels", "counts", "masks"], "segment": ["labels"]}[task]
     assert list(found.facts["inputs"]) == inputs
     assert list(found.facts["outputs"]) == outputs

@@ -71,7 +71,11 @@ class RawForm(nn.Module):
 
     def forward(self, images: Tensor, sizes: Tensor | None = None) -> Any:
         """Pixels to results; detectors take the images' sizes too. Padding is to have the mean colour."""
-        x = images.permute(0, 3, 1, 2).float() * self.factor - self.offset  # type: ignore[operator]
+        return self.results(images.permute(0, 3, 1, 2).float(), sizes)
+
+    def results(self, pixels: Tensor, sizes: Tensor | None = None) -> Any:
+        """From pixels as float32 (b, c, h, w)."""
+        x = pixels * self.factor - self.offset  # type: ignore[operator]
         found = self.form(x) if sizes is None else self.form(x, sizes)
         if self.task == "classify":
             return found.float().softmax(dim=1)

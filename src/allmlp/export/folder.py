@@ -99,6 +99,7 @@ def write_folder(
             spec.height == spec.width,
             facts["raw"],
             None if facts["batch"] == "dynamic" else facts["batch"],
+            facts["resize"],
         )
         write_text(folder / "run.py", script.text())
     write_text(folder / "README.md", card(facts, spec, labels, run))
@@ -142,6 +143,8 @@ def _judged(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
 
 def _prepared(spec: ImageSpec, facts: Mapping[str, Any]) -> str:
     height, width = spec.size
+    if facts["resize"]:
+        return f"none; the graph takes pictures of any size, and resizes them to {height} x {width} as training did."
     if facts["task"] == "classify":
         resized = f"resized ({spec.interpolation}) and cropped ({spec.crop_mode}) to {height} x {width}"
     else:

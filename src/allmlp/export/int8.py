@@ -22,13 +22,14 @@ WAYS = (0, 1)
 _LAYERS = ("Conv", "MatMul", "Gemm")
 
 
-def quantise_onnx(source: Path, path: Path, batches: Batches, way: int = 0) -> Path:
+def quantise_onnx(source: Path, path: Path, batches: Batches, way: int = 0, spared: int = 0) -> Path:
     """ONNX Runtime's static quantisation to QDQ nodes; only linear maps and convolutions leave single precision.
 
     Args:
         source: a float32 ONNX file.
         batches: inputs to measure ranges on, an array an input.
         way: one of `WAYS`.
+        spared: the first so many products stay as they are: those that resize pictures.
     """
     import onnxruntime
     from onnxruntime.quantization import (
@@ -49,6 +50,7 @@ def quantise_onnx(source: Path, path: Path, batches: Batches, way: int = 0) -> P
             batch = next(self.left, None)
             return None if batch is None else dict(zip(names, batch))
 
+    layers = _layers(source)
     with _quiet():
         quantize_static(
             str(source),
@@ -56,7 +58,7 @@ def quantise_onnx(source: Path, path: Path, batches: Batches, way: int = 0) -> P
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_LAYERS),
-            nodes_to_exclude=_ends(source) if way == 1 else [],
+            nodes_to_exclude=[*layers[:spared], *((layers[spared], layers[-1]) if way == 1 else ())],
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -65,15 +67,15 @@ def quantise_onnx(source: Path, path: Path, batches: Batches, way: int = 0) -> P
     return path
 
 
-def _ends(path: Path) -> list[str]:
-    """The names of the first and the last layer of an ONNX file."""
+def _layers(path: Path) -> list[str]:
+    """The names of an ONNX file's linear maps and convolutions, first to last."""
     import onnx
 
-    layers = [node.name for node in onnx.load(str(path)).graph.node if node.op_type in _LAYERS]
-    return [layers[0], layers[-1]]
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    return [node.name for node in nodes if node.op_type in _LAYERS]
 
 
-def quantise_openvino(source: Path, path: Path, batches: Batches, way: int = 0) -> Path:
+def quantise_openvino(source: Path, path: Path, batches: Batches, way: int = 0, spared: int = 0) -> Path:
     """NNCF's post-training quantisation. Arguments as of `quantise_onnx`; `source` is an `.xml` file."""
     from allmlp.backends.open_vino import import_openvino
 
@@ -82,11 +84,13 @@ def quantise_openvino(source: Path, path: Path, batches: Batches, way: int = 0) 
         import nncf
 
         model = openvino.Core().read_model(str(source))
+        products = [node.get_friendly_name() for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
         small = nncf.quantize(
             model,
             nncf.Dataset(batches, list),
             subset_size=len(batches),
             preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=products[:spared]),
             model_type=(nncf.ModelType.TRANSFORMER, None)[way],
             advanced_parameters=_plain_ranges() if way == 1 else None,
         )

@@ -38,6 +38,18 @@ class Parity:
         return ", ".join(parts + partners)
 
 
+def merged(parts: Sequence[Parity]) -> Parity:
+    """What several comparisons of the same results say together."""
+    differences = {name: max(part.differences[name] for part in parts) for name in parts[0].differences}
+    alone = [part.unmatched for part in parts if part.unmatched is not None]
+    return Parity(
+        sum(part.images for part in parts),
+        differences,
+        sorted({name for part in parts for name in part.wrong}),
+        (sum(found[0] for found in alone), sum(found[1] for found in alone)) if alone else None,
+    )
+
+
 def compare(names: Sequence[str], wanted: Sequence[np.ndarray], got: Sequence[np.ndarray], precision: str) -> Parity:
     """Compare all results of a batch.
 

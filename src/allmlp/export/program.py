@@ -18,12 +18,16 @@ def names_of(network: nn.Module, what: str) -> list[str] | None:
 
 
 def export_program(network: nn.Module, example: Example, dynamic_batch: bool) -> torch.export.ExportedProgram:
-    """The program of a module in evaluation mode; the first axis of every input is the batch."""
+    """The program of a module in evaluation mode; the first axis of every input is the batch.
+
+    A network's `free_axes`, pairs of axis and name, are those of its first input that may have any length of 2 or more.
+    """
     inputs = example if isinstance(example, tuple) else (example,)
-    shapes: Any = None
+    shapes: list[dict[int, Any]] = [{} for _ in inputs]
     if dynamic_batch:
         # An example of one image would make the exporter believe that there is always one, so it is doubled.
         inputs = tuple(torch.cat([part, part]) if len(part) == 1 else part for part in inputs)
         batch = torch.export.Dim("batch", min=1)
-        shapes = tuple({0: batch} for _ in inputs)
-    return torch.export.export(network.eval(), inputs, dynamic_shapes=shapes)
+        shapes = [{0: batch} for _ in inputs]
+    shapes[0] |= {axis: torch.export.Dim(name, min=2) for axis, name in getattr(network, "free_axes", ())}
+    return torch.export.export(network.eval(), inputs, dynamic_shapes=tuple(shapes))

@@ -35,7 +35,10 @@ _DOES = {
 
 @dataclass(frozen=True)
 class Script:
-    """What a script is for: format and task, square classifier crops, raw pixels, and the batch (None: any)."""
+    """What a script is for: format, task, and how a file takes pictures.
+
+    square: a classifier's crops are. raw: it takes bytes; resize: of any size. batch: so many at a time, None for any.
+    """
 
     to: str
     task: str
@@ -43,6 +46,7 @@ class Script:
     square: bool
     raw: bool
     batch: int | None
+    resize: bool = False
 
     def text(self) -> str:
         """The whole script."""
@@ -64,6 +68,8 @@ class Script:
 
     def _place(self) -> list[str]:
         """The picture on a page of the size that the model takes."""
+        if self.resize:
+            return []
         if self.task != "classify":
             return [
                 'scale = min(spec["size"][0] / image.height, spec["size"][1] / image.width)',
@@ -98,7 +104,10 @@ class Script:
 
     def _pixels(self) -> list[str]:
         """The page as the array that the model takes."""
-        lines = ['pixels = np.asarray(page).reshape(1, *spec["size"], -1)']
+        if self.resize:
+            lines = ["pixels = np.array(image).reshape(1, image.height, image.width, -1)"]
+        else:
+            lines = ['pixels = np.asarray(page).reshape(1, *spec["size"], -1)']
         if not self.raw:
             lines.append('pixels = ((pixels / 255.0 - spec["mean"]) / spec["std"]).transpose(0, 3, 1, 2).astype("f4")')
             if self.task != "classify":
@@ -117,15 +126,17 @@ class Script:
             return [f"shares = {shares}", f'print(path, *{best}, sep="  ")']
         if self.task == "segment":
             found = "run(pixels)[0][0]" if self.raw else "run(pixels)[0][0].argmax(0)"
+            inside, back = ("", "") if self.resize else ("[:height, :width]", ".resize(image.size, 0)")
             return [
-                f"classes = {found}[:height, :width].astype(np.uint8)",
+                f"classes = {found}{inside}.astype(np.uint8)",
                 'print(path, *(f"{labels[i]} {(classes == i).mean():.4f}" for i in np.unique(classes)), sep="  ")',
-                'Image.fromarray(classes).resize(image.size, 0).save(Path(path).stem + ".labels.png")',
+                f'Image.fromarray(classes){back}.save(Path(path).stem + ".labels.png")',
             ]
-        sizes = f'np.array([[height, width]] * {self.batch or 1}, "f4")'
+        sizes = "" if self.resize else f', np.array([[height, width]] * {self.batch or 1}, "f4")'
+        back = "boxes = boxes * np.tile([image.width / width, image.height / height], 2)"
         return [
-            f"boxes, scores, classes, counts, *masks = run(pixels, {sizes})",
-            "boxes = boxes * np.tile([image.width / width, image.height / height], 2)",
+            f"boxes, scores, classes, counts, *masks = run(pixels{sizes})",
+            *([] if self.resize else [back]),
             "for box, score, label in zip(boxes[0], scores[0], classes[0]):",
             '    print(path, labels[label], f"{score:.4f}", *box.round(1), sep="  ") if score >= 0.3 else None',
         ]

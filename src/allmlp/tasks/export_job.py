@@ -3,6 +3,7 @@
 import datetime
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from allmlp.backends import open_file, open_network
 from allmlp.backends.forms import RawForm, form_of
+from allmlp.backends.pictures import PictureForm
 from allmlp.backends.stand_in import StandIn
 from allmlp.data import ImageSpec
 from allmlp.errors import InputError
@@ -20,36 +22,39 @@ from allmlp.export import write_onnx, write_openvino, write_pt2
 from allmlp.export.folder import FILES, size_of, write_folder
 from allmlp.export.int8 import WAYS, quantise_onnx, quantise_openvino
 from allmlp.export.network import at_size, folded
-from allmlp.export.parity import TOLERANCES, compare
+from allmlp.export.parity import TOLERANCES, compare, merged
 from allmlp.runs import SavedModel, load_model, save_weights, write_json
 from allmlp.runs.environment import processor, versions
 from allmlp.tasks.accuracy import own_judge
 from allmlp.tasks.samples import other_pictures, own_pictures, prepare
 
 _COMPARED = 16  # pictures
+TAKES = ("images", "pixels", "pictures")
+"""What a file takes: normalised images; pixels of its size, bytes; pictures of any size, bytes."""
 
 
 @dataclass(frozen=True)
 class ExportJob:
     """One export into a folder that exists.
 
-    form: what is exported. inputs: real pictures as it takes them, from `source`. batch: None for any number.
+    form: what is exported. takes: one of `TAKES`. inputs: real pictures, from `source`, as it takes them: a tuple for
+    each size that pictures have. batch: None for any number.
     """
 
     saved: SavedModel
     to: str
     precision: str
     batch: int | None
-    raw: bool
+    takes: str
     file: Path
     spec: ImageSpec
     form: Any
-    inputs: tuple[Tensor, ...]
+    inputs: list[tuple[Tensor, ...]]
     source: str
 
     @classmethod
     def open(
-        cls, saved: SavedModel, to: str, precision: str, batch: int | None, img_size: Any, raw: bool, folder: Path
+        cls, saved: SavedModel, to: str, precision: str, batch: int | None, img_size: Any, takes: str, folder: Path
     ) -> "ExportJob":
         """Bring the network to its size, fold it, and run it once on real pictures.
 
@@ -57,21 +62,23 @@ class ExportJob:
             InputError: it cannot take this size, or pixels.
         """
         spec = at_size(saved, img_size)
-        if raw and spec.channels not in (1, 3):
+        if takes != "images" and spec.channels not in (1, 3):
             raise InputError(f"raw wants grey or RGB pictures; this model's have {spec.channels} channels.")
         form: Any = form_of(folded(saved.network), saved.task)
-        form = RawForm(form, saved.task, spec.mean, spec.std) if raw else form
+        if takes == "pixels":
+            form = RawForm(form, saved.task, spec.mean, spec.std)
+        elif takes == "pictures":
+            form = PictureForm(form, saved.task, spec, _antialias(saved))
         pictures, source = own_pictures(saved, "val", max(_COMPARED, batch or 0))
-        pictures *= -(-(batch or 1) // len(pictures))  # as many as one batch takes
-        inputs = _arrays(saved, spec, pictures, raw)
+        inputs = _arrays(saved, spec, pictures, takes)
         try:
             with torch.inference_mode():
-                form(*(part[:1] for part in inputs))
+                form(*(part[:1] for part in inputs[0]))
         except InputError:
             raise
         except Exception as error:
             raise InputError(f"img_size: this model cannot take {spec.height} x {spec.width}: {error}") from error
-        return cls(saved, to, precision, batch, raw, folder / FILES[to], spec, form.eval(), inputs, source)
+        return cls(saved, to, precision, batch, takes, folder / FILES[to], spec, form.eval(), inputs, source)
 
     def write(self, calibrate: str | Path | None, samples: int, max_drop: float) -> dict[str, Any]:
         """Write everything into the folder; what export.json says."""
@@ -81,7 +88,8 @@ class ExportJob:
             "precision": self.precision,
             "task": self.saved.task,
             "model": self.saved.name,
-            "raw": self.raw,
+            "raw": self.takes != "images",
+            "resize": self.takes == "pictures",
             "batch": self.batch or "dynamic",
         }
         if self.to == "safetensors":
@@ -103,7 +111,7 @@ class ExportJob:
     def write_graph(self, path: Path) -> None:
         """The form as a file of a runtime, its weights in single or half precision."""
         write = {"onnx": write_onnx, "openvino": write_openvino, "pt2": write_pt2}[self.to]
-        example = tuple(part[: self.batch or 2] for part in self.inputs)
+        example = tuple(next(_batches(part, self.batch or 2)) for part in self.inputs[0])
         write(self.form, example, path, self.batch is None, half=self.precision == "fp16")
 
     def write_int8(self, calibrate: str, samples: int, max_drop: float) -> dict[str, Any]:
@@ -119,10 +127,10 @@ class ExportJob:
         with tempfile.TemporaryDirectory() as scratch:
             # What takes pixels gives no logits to judge by; the same graph without its first and last steps does.
             judged = self
-            if self.raw:
-                inputs = _arrays(self.saved, self.spec, pictures, raw=False)
+            if self.takes != "images":
+                inputs = _arrays(self.saved, self.spec, pictures, "images")
                 file = Path(scratch) / self.file.name
-                judged = replace(self, raw=False, form=self.form.form, file=file, inputs=inputs)
+                judged = replace(self, takes="images", form=self.form.form, file=file, inputs=inputs)
             for way in WAYS if judge is not None else WAYS[:1]:
                 size = judged.quantise(pictures, Path(scratch), way)
                 if judge is None:
@@ -144,17 +152,18 @@ class ExportJob:
 
     def quantise(self, pictures: Any, scratch: Path, way: int) -> int:
         """Write the quantised form by one of the library's ways; bytes of the form in single precision."""
-        inputs = _arrays(self.saved, self.spec, pictures, self.raw)
-        size = self.batch or 1
-        starts = range(0, len(inputs[0]) - size + 1, size)
-        if not starts:
-            raise InputError(f"calibrate: wanted at least {size} pictures, one batch; got {len(inputs[0])}.")
-        whole = scratch / ("raw" if self.raw else "plain") / self.file.name
+        inputs = _arrays(self.saved, self.spec, pictures, self.takes)
+        whole = scratch / self.takes / self.file.name
         if not whole.is_file():
             whole.parent.mkdir()
             self.write_graph(whole)
-        batches = [tuple(part[start : start + size].numpy() for part in inputs) for start in starts]
-        (quantise_onnx if self.to == "onnx" else quantise_openvino)(whole, self.file, batches, way)
+        batches = [
+            tuple(part.numpy() for part in batch)
+            for parts in inputs
+            for batch in zip(*(_batches(part, self.batch or 1) for part in parts))
+        ]
+        spared = PictureForm.products if self.takes == "pictures" else 0
+        (quantise_onnx if self.to == "onnx" else quantise_openvino)(whole, self.file, batches, way, spared)
         return size_of(whole.parent)
 
     def stand_in(self) -> Any:
@@ -188,39 +197,61 @@ class ExportJob:
             runner = open_network(form_of(load_model(self.file.parent).network, self.saved.task))
         else:
             runner = open_file(self.file)
-        count = len(self.inputs[0])
-        size = self.batch or count
-        arrays = [part.numpy()[: count // size * size] for part in self.inputs]
-        wanted = open_network(self.form)(*arrays)
-        pieces = [runner(*(part[start : start + size] for part in arrays)) for start in range(0, len(arrays[0]), size)]
-        got = [np.concatenate(parts) for parts in zip(*pieces)]
-        parity = compare(self.form.output_names, wanted, got, "fp16" if self.precision == "int8" else self.precision)
+        reference = open_network(self.form)
+        tolerances = "fp16" if self.precision == "int8" else self.precision
+        found = []
+        for parts in self.inputs:
+            for batch in zip(*(_batches(part, self.batch or len(part)) for part in parts)):
+                arrays = [part.numpy() for part in batch]
+                wanted = reference(*arrays)
+                found.append(compare(self.form.output_names, wanted, runner(*arrays), tolerances))
+        parity, pictures = merged(found), sum(len(parts[0]) for parts in self.inputs)
         if parity.wrong and self.precision != "int8":
             allowed = ", ".join(f"{name} {TOLERANCES[self.precision][name]:g}" for name in parity.differences)
             raise InputError(
                 f"Wanted the results of {self.to} to agree with PyTorch's ({allowed}); they differ by {parity} on "
-                f"{parity.images} pictures. The file is not kept. Take precision=fp32 or another format, and report it."
+                f"{pictures} pictures. The file is not kept. Take precision=fp32 or another format, and report it."
             )
         return {
-            "inputs": {name: _kind(part, self.batch) for name, part in zip(self.form.input_names, arrays)},
-            "outputs": {name: _kind(part, self.batch) for name, part in zip(self.form.output_names, wanted)},
+            "inputs": {name: self._kind(part) for name, part in zip(self.form.input_names, arrays)},
+            "outputs": {name: self._kind(part) for name, part in zip(self.form.output_names, wanted)},
             "differences": parity.differences,
             "unmatched": parity.unmatched,
             "compared": str(parity),
-            "compared_on": [parity.images, self.source],
+            "compared_on": [pictures, self.source],
         }
 
+    def _kind(self, array: Any) -> str:
+        """Type and shape of an input or output; axes of any length by their names."""
+        shape = [self.batch or "batch", *array.shape[1:]]
+        if self.takes == "pictures" and array.ndim > 2 and array.dtype == np.uint8:
+            shape[1:3] = "height", "width"
+        return f"{array.dtype} ({', '.join(map(str, shape))})"
 
-def _arrays(saved: SavedModel, spec: ImageSpec, pictures: Any, raw: bool) -> tuple[Tensor, ...]:
-    """Pictures as an export takes them."""
-    found = prepare(pictures, spec, saved.task, saved.config["allmlp"].get("view", {}).get("antialias", True))
-    first = found.pixels if raw else found.images
-    return (first, found.sizes) if saved.task == "detect" else (first,)
+
+def _antialias(saved: SavedModel) -> bool:
+    return saved.config["allmlp"].get("view", {}).get("antialias", True)
 
 
-def _kind(array: Any, batch: int | None) -> str:
-    """Type and shape of an input or output."""
-    return f"{array.dtype} ({', '.join(map(str, (batch or 'batch', *array.shape[1:])))})"
+def _arrays(saved: SavedModel, spec: ImageSpec, pictures: Any, takes: str) -> list[tuple[Tensor, ...]]:
+    """Pictures as an export takes them, those of one size together."""
+    if takes == "pictures":
+        groups: dict[Any, list[Tensor]] = {}
+        for picture in pictures:
+            pixels = torch.from_numpy(np.array(picture)).reshape(picture.height, picture.width, -1)
+            groups.setdefault(pixels.shape, []).append(pixels)
+        # The largest first: exporting takes a picture of more than one row and column as its example.
+        ordered = sorted(groups.values(), key=lambda group: min(group[0].shape[:2]), reverse=True)
+        return [(torch.stack(group),) for group in ordered]
+    found = prepare(pictures, spec, saved.task, _antialias(saved))
+    first = found.images if takes == "images" else found.pixels
+    return [(first, found.sizes) if saved.task == "detect" else (first,)]
+
+
+def _batches(part: Tensor, size: int) -> Iterator[Tensor]:
+    """Batches of one size; the last one is filled up from the beginning."""
+    for start in range(0, len(part), size):
+        yield part[torch.arange(start, start + size) % len(part)]
 
 
 def _about(saved: SavedModel) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def export(
     batch: str | int = "dynamic",
     img_size: int | tuple[int, int] | None = None,
     raw: bool = False,
+    resize: bool = False,
     out: str | Path | None = None,
     progress: str = "auto",
 ) -> Exported:
@@ -53,6 +54,8 @@ def export(
             segmenters that take any size the short side at which they were judged.
         raw: the file takes pixels, uint8 (batch, height, width, channels), and gives probabilities, label maps or
             objects; otherwise it takes normalised images and gives logits or objects.
+        resize: `raw`, and pictures have any size: they are resized and cropped in the graph, label maps have their
+            size, and boxes are in their pixels.
         out: the new folder; default RUN-TO, with the precision behind it if it is not fp32.
         progress: "none" keeps silent.
 
@@ -64,7 +67,8 @@ def export(
             cannot take; `out` exists; or results that differ from PyTorch's by more than the tolerance, or too great a
             loss by int8. Nothing is left behind then.
     """
-    count = _check(to, precision, calibrate, samples, batch, raw)
+    takes = "pictures" if resize else "pixels" if raw else "images"
+    count = _check(to, precision, calibrate, samples, batch, takes)
     from allmlp.export.folder import new_folder_at_once
     from allmlp.runs import load_model, open_run
     from allmlp.tasks.export_job import ExportJob
@@ -73,7 +77,7 @@ def export(
     ending = "" if precision == "fp32" else f"-{precision}"
     folder = Path(out) if out is not None else path.with_name(f"{path.resolve().name}-{to}{ending}")
     with new_folder_at_once(folder) as place:
-        job = ExportJob.open(load_model(run), to, precision, count, img_size, raw, place)
+        job = ExportJob.open(load_model(run), to, precision, count, img_size, takes, place)
         facts = job.write(calibrate, samples, max_drop)
     pictures, source = facts["compared_on"]
     say(make_console(progress), f"compared with PyTorch on {pictures} pictures ({source}): {facts['compared']}")
@@ -81,7 +85,7 @@ def export(
 
 
 def _check(
-    to: str, precision: str, calibrate: str | Path | None, samples: int, batch: str | int, raw: bool
+    to: str, precision: str, calibrate: str | Path | None, samples: int, batch: str | int, takes: str
 ) -> int | None:
     """The batch size, None for any, after a look at what can be wrong before anything heavy is loaded."""
     if to not in FORMATS:
@@ -99,8 +103,9 @@ def _check(
         raise InputError(f"calibrate is for precision=int8; got precision={precision}. Leave it out.")
     if samples < 1:
         raise InputError(f"samples: wanted at least 1 picture; got {samples}.")
-    if raw and to == "safetensors":
-        raise InputError("raw is for files that hold a graph; got to=safetensors. Leave it out.")
+    if takes != "images" and to == "safetensors":
+        key = "resize" if takes == "pictures" else "raw"
+        raise InputError(f"{key} is for files that hold a graph; got to=safetensors. Leave it out.")
     if batch == "dynamic":
         return None
     try:

@@ -1,7 +1,9 @@
 """Peak memory of a contestant: measured in a process of its own, over what that process holds before it begins.
 
 What is counted is the resident memory of the process, so weights, activations, buffers and what the backend itself
-loads. `python -m allmlp.speed.memory FOLDER` imports what everything needs, then forks once a job.
+loads. The C library gives freed blocks back to the system at once there: by default it keeps some, how many depends on
+the order of all sizes asked for before, and that came to more than the contestants differ by. `python -m
+allmlp.speed.memory FOLDER` imports what everything needs, then forks once a job.
 """
 
 import importlib
@@ -14,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 _CALLS = 2  # the second one shows what the first one leaves allocated
+_MAPPED = 65536  # bytes from which on glibc maps a block of its own; other C libraries ignore it
 _UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of what getrusage counts in
 
 
@@ -38,7 +41,7 @@ def peak_memory(jobs: Sequence[Job], folder: Path) -> list[float | None]:
         return [None] * len(jobs)
     (folder / "jobs.json").write_text(json.dumps([asdict(job) for job in jobs]), encoding="utf-8")
     # One compiling thread: what is compiled already is only loaded, and a pool of processes would be forked for it.
-    environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(_MAPPED)}
     subprocess.run(
         [sys.executable, "-W", "ignore", "-m", __name__, str(folder)],
         env=environment,

@@ -144,7 +144,7 @@ def _judged(facts: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
 def _prepared(spec: ImageSpec, facts: Mapping[str, Any]) -> str:
     height, width = spec.size
     if facts["resize"]:
-        return f"none; the graph takes pictures of any size, and resizes them to {height} x {width} as training did."
+        return f"none; the graph takes pictures of any size, and resizes them to {height} x {width} as evaluation does."
     if facts["task"] == "classify":
         resized = f"resized ({spec.interpolation}) and cropped ({spec.crop_mode}) to {height} x {width}"
     else:

@@ -29,16 +29,16 @@ from allmlp.tasks.accuracy import own_judge
 from allmlp.tasks.samples import other_pictures, own_pictures, prepare
 
 _COMPARED = 16  # pictures
-TAKES = ("images", "pixels", "pictures")
-"""What a file takes: normalised images; pixels of its size, bytes; pictures of any size, bytes."""
+_TOGETHER = {"images": _COMPARED, "pixels": _COMPARED, "pictures": 2}  # in a batch; whole photos fill the memory
 
 
 @dataclass(frozen=True)
 class ExportJob:
     """One export into a folder that exists.
 
-    form: what is exported. takes: one of `TAKES`. inputs: real pictures, from `source`, as it takes them: a tuple for
-    each size that pictures have. batch: None for any number.
+    form: what is exported. takes: normalised "images"; "pixels" of its size, bytes; "pictures" of any size, bytes.
+    inputs: real pictures, from `source`, as it takes them: a tuple for each size that pictures have. batch: None for
+    any number.
     """
 
     saved: SavedModel
@@ -201,7 +201,8 @@ class ExportJob:
         tolerances = "fp16" if self.precision == "int8" else self.precision
         found = []
         for parts in self.inputs:
-            for batch in zip(*(_batches(part, self.batch or len(part)) for part in parts)):
+            size = self.batch or min(len(parts[0]), _TOGETHER[self.takes])
+            for batch in zip(*(_batches(part, size) for part in parts)):
                 arrays = [part.numpy() for part in batch]
                 wanted = reference(*arrays)
                 found.append(compare(self.form.output_names, wanted, runner(*arrays), tolerances))
